@@ -1,0 +1,56 @@
+"""What a lowering takes and gives: the one interface between export and the three toolchains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from converters.artifact import Delegation, IoVariant
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoweringJob:
+    """One network to be lowered for one target.
+
+    Attributes:
+        network: the deployed float network, or a ``QuantizedNetwork`` where the scheme is quantized.
+        scheme: name of the scheme; checked against the target before a job is made.
+        model, scale: what the network is.
+        tile: (height, width) of the LR input; a multiple of the network's ``tile_multiple``.
+        work_dir: existing empty folder that the lowering writes its files into.
+    """
+
+    network: nn.Module
+    scheme: str
+    model: str
+    scale: int
+    tile: tuple[int, int]
+    work_dir: Path
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """(1, 3, height, width) of the network's float input in [0, 1]."""
+        return (1, 3, *self.tile)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lowered:
+    """What a lowering wrote into its ``work_dir``.
+
+    Attributes:
+        main_file: the file or package folder that the runner opens.
+        files: names of everything written; a folder's name stands for all files below it.
+        io: runnable file -> its input and output; holds ``main_file``.
+        delegation: what the accelerated backend takes of ``main_file``.
+        tool_versions: package -> version that made the files.
+        notes: lines a reader of the report should see.
+    """
+
+    main_file: str
+    files: tuple[str, ...]
+    io: dict[str, IoVariant]
+    delegation: Delegation
+    tool_versions: dict[str, str]
+    notes: tuple[str, ...] = field(default=())

@@ -1,0 +1,86 @@
+"""The runtimes an artifact can be made for, and which schemes each of them can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import cast
+
+from converters.lowering import Lowered, LoweringJob
+from edge_sr.errors import ConfigError, UnsupportedScheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One runtime.
+
+    Attributes:
+        name: as typed on the command line.
+        title: as printed in reports.
+        schemes: what it can do; each name means the same arithmetic on every target.
+        converter_packages: pip packages that export needs.
+        runtime_packages: pip packages of which one is needed to run an artifact.
+        module: where ``lower(job) -> Lowered`` lives; imported when it is called.
+    """
+
+    name: str
+    title: str
+    schemes: tuple[str, ...]
+    converter_packages: tuple[str, ...]
+    runtime_packages: tuple[str, ...]
+    module: str
+
+    def lower(self, job: LoweringJob) -> Lowered:
+        """Lower ``job`` with this target's toolchain, which is imported now.
+
+        Raises:
+            UnsupportedScheme: this target cannot do the job's scheme.
+            MissingToolError: the toolchain is not installed.
+            ConversionError: the toolchain refused the network.
+        """
+        self.check_scheme(job.scheme)
+        lower = cast(Callable[[LoweringJob], Lowered], import_module(self.module).lower)
+        return lower(job)
+
+    def check_scheme(self, scheme: str) -> None:
+        """Raise UnsupportedScheme unless this target can do ``scheme``."""
+        if scheme not in self.schemes:
+            raise UnsupportedScheme(
+                f"scheme for target {self.name} must be one of {', '.join(self.schemes)}, got {scheme!r}"
+            )
+
+
+TARGETS: dict[str, Target] = {
+    "tflite": Target(
+        name="tflite",
+        title="TFLite",
+        schemes=("fp32", "w8a8", "w8a8_mixed"),
+        converter_packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
+        runtime_packages=("ai-edge-litert", "tflite-runtime"),
+        module="converters.to_tflite",
+    ),
+    "executorch": Target(
+        name="executorch",
+        title="ExecuTorch",
+        schemes=("fp32", "w8a8", "w8a8_mixed"),
+        converter_packages=("executorch",),
+        runtime_packages=("executorch",),
+        module="converters.to_executorch",
+    ),
+    "coreml": Target(
+        name="coreml",
+        title="Core ML",
+        schemes=("fp32", "fp16", "w8a8", "w8a8_mixed"),
+        converter_packages=("coremltools",),
+        runtime_packages=("coremltools",),
+        module="converters.to_coreml",
+    ),
+}
+
+
+def get_target(name: str) -> Target:
+    """The target called ``name``; ConfigError names those that exist."""
+    if name not in TARGETS:
+        raise ConfigError(f"target must be one of {', '.join(TARGETS)}, got {name!r}")
+    return TARGETS[name]
