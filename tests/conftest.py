@@ -1,0 +1,34 @@
+"""What every test starts from: one thread, no window, no cache outside of the test's own folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch or matplotlib: two test workers share two cores, and no test may open a window. Child
+# processes inherit all of it.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+# A terminal's width and colours must not decide what a test reads from the command line's output.
+os.environ["COLUMNS"] = "160"
+os.environ["NO_COLOR"] = "1"
+os.environ.pop("FORCE_COLOR", None)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    """The checkout that these tests belong to."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def edge_sr_command() -> Path:
+    """The installed ``edge-sr`` of this environment."""
+    command = Path(sys.executable).with_name("edge-sr")
+    assert command.is_file(), f"expected {command}, got none: run make test, which installs it"
+    return command
