@@ -66,7 +66,17 @@ def export_artifact(
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=out_dir) as scratch:
         work_dir = Path(scratch)
         lowered = lowering.lower(
-            LoweringJob(network=network, scheme=scheme, model=model, scale=scale, tile=tile, work_dir=work_dir)
+            LoweringJob(
+                network=network,
+                scheme=scheme,
+                model=model,
+                scale=scale,
+                tile=tile,
+                work_dir=work_dir,
+                checkpoint_sha256=checkpoint_sha256,
+                weights_license=weights_license,
+                weights_attribution=weights_attribution,
+            )
         )
         meta = ArtifactMeta(
             model=model,

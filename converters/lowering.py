@@ -20,6 +20,7 @@ class LoweringJob:
         model, scale: what the network is.
         tile: (height, width) of the LR input; a multiple of the network's ``tile_multiple``.
         work_dir: existing empty folder that the lowering writes its files into.
+        checkpoint_sha256, weights_license, weights_attribution: for formats that carry such metadata; may be empty.
     """
 
     network: nn.Module
@@ -28,6 +29,9 @@ class LoweringJob:
     scale: int
     tile: tuple[int, int]
     work_dir: Path
+    checkpoint_sha256: str = ""
+    weights_license: str = ""
+    weights_attribution: str = ""
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
