@@ -1,0 +1,138 @@
+"""Whole images through fixed tiles: every output pixel is computed by exactly one tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sr.errors import ConfigError, RunnerError, ShapeError
+from edge_sr.runner import Runner, check_lr, pad_to
+
+Image = NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+
+DEFAULT_OVERLAP = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One tile of the plan, in LR pixels: what it reads, and the part of its result that is kept.
+
+    Attributes:
+        top, left, height, width: what the tile reads; reaches past the image only where the image is smaller.
+        keep_top, keep_bottom, keep_left, keep_right: the kept rows ``keep_top:keep_bottom`` and columns of the image.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    keep_top: int
+    keep_bottom: int
+    keep_left: int
+    keep_right: int
+
+
+def plan_tiles(height: int, width: int, tile: tuple[int, int], overlap: int) -> list[Tile]:
+    """Cover an image with tiles of one size.
+
+    Neighbours share at least ``overlap`` pixels and are cut in the middle of what they share, so every kept pixel has
+    at least ``overlap // 2`` pixels of its tile around it, except towards the edges of the image. The last tile of a
+    row or column is shifted inwards so that it ends where the image ends.
+
+    Args:
+        height, width: the image, in LR pixels.
+        tile: (height, width) of a tile.
+        overlap: LR pixels that neighbours share at least; 0 up to the tile's smaller side - 1.
+    Returns:
+        tiles row by row; their kept parts cover every pixel exactly once.
+    Raises:
+        ShapeError: an image or a tile without pixels.
+        ConfigError: the overlap is negative or not smaller than the tile.
+    """
+    if min(height, width) < 1 or min(tile) < 1:
+        raise ShapeError(f"expected sides of 1 or more, got image {height}x{width} and tile {tile[0]}x{tile[1]}")
+    if not 0 <= overlap < min(tile):
+        raise ConfigError(f"expected an overlap of 0 to {min(tile) - 1} for tile {tile[0]}x{tile[1]}, got {overlap}")
+    columns = _plan_axis(width, tile[1], overlap)
+    return [
+        Tile(
+            top=top,
+            left=left,
+            height=tile[0],
+            width=tile[1],
+            keep_top=keep_top,
+            keep_bottom=keep_bottom,
+            keep_left=keep_left,
+            keep_right=keep_right,
+        )
+        for top, keep_top, keep_bottom in _plan_axis(height, tile[0], overlap)
+        for left, keep_left, keep_right in columns
+    ]
+
+
+def upscale_image(
+    runner: Runner, lr: Image, *, overlap: int = DEFAULT_OVERLAP, progress: Progress | None = None
+) -> Image:
+    """Upscale an image of any size with a runner that may take only one tile size.
+
+    An image smaller than the tile is mirrored at the bottom and right. Tiles are cut in the middle of their overlap,
+    not blended: with an overlap of twice the network's reach the result equals the whole image's exactly (statistics over
+    the whole input excepted).
+
+    Args:
+        runner: takes ``runner.tile``, or any size where that is None (then the whole image goes in at once).
+        lr: (h, w, 3) uint8 RGB.
+        overlap: LR pixels that neighbouring tiles share at least; ignored without tiles.
+        progress: called with (tiles done, tiles in all) after each tile.
+    Returns:
+        (scale * h, scale * w, 3) uint8 RGB.
+    Raises:
+        ShapeError: not an RGB image.
+        ConfigError: the overlap does not fit the tile.
+        RunnerError: the runner failed or returned another shape.
+    """
+    check_lr(lr, None)
+    height, width = lr.shape[:2]
+    scale = runner.scale
+    if runner.tile is None:
+        sr = _run_checked(runner, lr)
+        if progress is not None:
+            progress(1, 1)
+        return sr
+    tiles = plan_tiles(height, width, runner.tile, overlap)
+    padded = pad_to(lr, *runner.tile)
+    sr = np.empty((scale * height, scale * width, 3), dtype=np.uint8)
+    for done, tile in enumerate(tiles, start=1):
+        read = padded[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+        result = _run_checked(runner, np.ascontiguousarray(read))
+        rows = slice(scale * tile.keep_top, scale * tile.keep_bottom)
+        columns = slice(scale * tile.keep_left, scale * tile.keep_right)
+        sr[rows, columns] = result[_shifted(rows, scale * tile.top), _shifted(columns, scale * tile.left)]
+        if progress is not None:
+            progress(done, len(tiles))
+    return sr
+
+
+def _plan_axis(size: int, tile: int, overlap: int) -> list[tuple[int, int, int]]:
+    """(start, first kept, end of kept) of every tile along one axis."""
+    last = max(0, size - tile)
+    starts = [*range(0, last, tile - overlap), last]
+    cuts = [(left + tile + right) // 2 for left, right in pairwise(starts)]
+    return list(zip(starts, [0, *cuts], [*cuts, size], strict=True))
+
+
+def _shifted(part: slice, by: int) -> slice:
+    return slice(part.start - by, part.stop - by)
+
+
+def _run_checked(runner: Runner, lr: Image) -> Image:
+    sr = runner.run(lr)
+    expected = (runner.scale * lr.shape[0], runner.scale * lr.shape[1], 3)
+    if sr.shape != expected or sr.dtype != np.uint8:
+        raise RunnerError(f"expected {expected} uint8 from {runner.name}, got {sr.shape} {sr.dtype}")
+    return sr
