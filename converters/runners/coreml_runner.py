@@ -1,0 +1,76 @@
+"""Run Core ML artifacts, where Core ML is: on macOS."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from converters.artifact import Artifact
+from converters.coreml_toolchain import import_coremltools
+from edge_sr.errors import RunnerError, ShapeError
+
+COMPUTE_UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
+Image8 = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class CoreMLRunner:
+    """Runs an ``.mlpackage`` with Apple's framework. Satisfies :class:`edge_sr.runner.Runner`.
+
+    Args:
+        artifact: a verified Core ML artifact.
+        threads: must be 1. Core ML picks its own threads and has no switch for them.
+        compute_units: one of :data:`COMPUTE_UNITS`.
+    Raises:
+        RunnerError: this is not macOS, or Core ML cannot load the package.
+        MissingToolError: coremltools is not installed.
+    """
+
+    name = "coreml"
+
+    def __init__(self, artifact: Artifact, *, threads: int = 1, compute_units: str = "ALL") -> None:
+        if sys.platform != "darwin":
+            raise RunnerError(
+                f"Core ML predicts on macOS only, got {sys.platform}: copy {artifact.path.name} to a Mac and run the "
+                "same command there, or load the package on an iPhone"
+            )
+        if threads != 1:
+            raise RunnerError(f"expected threads=1 for Core ML, which picks its own threads, got {threads}")
+        if compute_units not in COMPUTE_UNITS:
+            raise RunnerError(f"compute_units must be one of {', '.join(COMPUTE_UNITS)}, got {compute_units!r}")
+        coremltools = import_coremltools()
+        meta = artifact.meta
+        self.scale = meta.scale
+        self.tile: tuple[int, int] | None = meta.tile
+        self._io = meta.io[meta.main_file]
+        try:
+            self._model = coremltools.models.MLModel(
+                str(artifact.main_path), compute_units=getattr(coremltools.ComputeUnit, compute_units)
+            )
+        except Exception as error:
+            raise RunnerError(f"expected Core ML to load {artifact.main_path}, got {_one_line(error)}") from error
+
+    def run(self, lr: Image8) -> Image8:
+        """Enlarge one tile: (h, w, 3) uint8 RGB of the artifact's tile size -> (scale*h, scale*w, 3) uint8 RGB.
+
+        Raises:
+            ShapeError: ``lr`` is not uint8 RGB of the tile's size.
+            RunnerError: Core ML failed, or gave a picture of another size.
+        """
+        expected = (*self._io.input.shape, 3)
+        if lr.shape != expected or lr.dtype != np.uint8:
+            raise ShapeError(f"expected a uint8 tile of shape {expected}, got {lr.dtype} {lr.shape}: cut it into tiles")
+        try:
+            result = self._model.predict({self._io.input.name: Image.fromarray(lr)})
+        except Exception as error:
+            raise RunnerError(f"expected Core ML to predict, got {_one_line(error)}") from error
+        sr = np.asarray(result[self._io.output.name].convert("RGB"), dtype=np.uint8)
+        if sr.shape != (*self._io.output.shape, 3):
+            raise RunnerError(f"expected a picture of shape {(*self._io.output.shape, 3)} from Core ML, got {sr.shape}")
+        return sr
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
