@@ -1,0 +1,85 @@
+"""Names of the arithmetics a network can be exported in.
+
+One name means one arithmetic on every target: a target that cannot do a scheme raises
+:class:`edge_sr.errors.UnsupportedScheme` instead of doing something close to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from edge_sr.errors import ConfigError, UnsupportedScheme
+
+
+class OpKind(Enum):
+    """What a node of a traced network does, as far as quantization is concerned."""
+
+    CONV = "conv"
+    RELU = "relu"
+    ADD = "add"
+    MUL = "mul"
+    SIGMOID = "sigmoid"
+    MOVE = "move"  # slice, reshape, permute, pixel_shuffle, nearest upsampling: values are copied, never computed
+    CAT = "cat"
+    OTHER = "other"  # stays float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """An arithmetic.
+
+    Attributes:
+        name: the key in :data:`SCHEMES`.
+        summary: one line for ``--help`` and reports.
+        quantized: whether the network must be prepared and calibrated (or trained) before it can be exported.
+        int8_ops: kinds of ops that run on int8 values; everything else stays float. Empty for float schemes.
+    """
+
+    name: str
+    summary: str
+    quantized: bool
+    int8_ops: frozenset[OpKind] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.quantized != bool(self.int8_ops):
+            raise ConfigError(
+                f"expected int8_ops exactly for a quantized scheme, got {self.name!r} with quantized={self.quantized} "
+                f"and {len(self.int8_ops)} kinds; list the kinds of ops that run in int8"
+            )
+        if OpKind.OTHER in self.int8_ops:
+            raise ConfigError(f"expected named kinds of ops in int8_ops, got OTHER in {self.name!r}; remove it")
+
+
+_MOVING = frozenset({OpKind.RELU, OpKind.MOVE, OpKind.CAT})
+
+SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme(name="fp32", summary="32-bit float", quantized=False),
+        Scheme(name="fp16", summary="16-bit float weights and activations", quantized=False),
+        Scheme(
+            name="w8a8",
+            summary="int8 weights and activations wherever the targets have int8 arithmetic",
+            quantized=True,
+            int8_ops=_MOVING | {OpKind.CONV, OpKind.ADD, OpKind.MUL, OpKind.SIGMOID},
+        ),
+        Scheme(
+            name="w8a8_mixed",
+            summary="int8 convolutions; sums, gates, attention and norms in float",
+            quantized=True,
+            int8_ops=_MOVING | {OpKind.CONV},
+        ),
+    )
+}
+
+
+def get_scheme(name: str) -> Scheme:
+    """The scheme of that name.
+
+    Raises:
+        UnsupportedScheme: there is none.
+    """
+    if name not in SCHEMES:
+        raise UnsupportedScheme(f"expected a scheme out of {', '.join(SCHEMES)}, got {name!r}; use one of those names")
+    return SCHEMES[name]
