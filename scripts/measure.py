@@ -21,25 +21,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+from torch import nn
 
+from apps.exporting import export_artifacts
 from apps.profiler import profile_artifacts
 from apps.progress import Progress, progress_bars
 from apps.results import Timing, envelope, plain, write_json
 from apps.verify import verify_artifacts
+from apps.weights import resolve_weights
 from converters.artifact import Artifact, artifact_name, load_artifact
-from converters.export import export_artifact
 from converters.runners import open_runner
 from edge_sr.checkpoints import bundled_checkpoint, load_checkpoint, sha256_file
 from edge_sr.datasets import ImageSet, load_image_sets
-from edge_sr.errors import ConfigError, EdgeSRError
+from edge_sr.errors import ConfigError, ConversionError, EdgeSRError
 from edge_sr.evaluation import SetScore, evaluate_set
 from edge_sr.resize import bicubic_resize
-from edge_sr.runner import TorchRunner
+from edge_sr.runner import TorchRunner, pad_to
 from edge_sr.tiling import plan_tiles
 from quantization.state import load_quantized
 
 ROOT = Path(__file__).resolve().parent.parent
+Image = NDArray[np.uint8]
+
 SCHEMES = ("fp32", "w8a8")
 RUNNABLE = ("tflite", "executorch")
 # Sets with more images than this keep their means and worst image only: the file stays readable.
@@ -61,30 +65,34 @@ class Subject:
     def hashes(self) -> dict[str, str]:
         return {scheme: sha256_file(self.checkpoint(scheme)) for scheme in SCHEMES}
 
-    def artifact(self, target: str, scheme: str) -> Artifact:
-        """The artifact of this subject, exported unless ``work`` holds it already, made from the same weights."""
-        checkpoint = self.checkpoint(scheme)
+    def artifact(self, target: str, scheme: str, *, post_training: bool = False) -> Artifact:
+        """The artifact of this subject, exported unless ``work`` holds it already, made from the same weights.
+
+        Args:
+            target, scheme: what to export.
+            post_training: quantize the float weights here instead of taking those trained for int8.
+        """
+        checkpoint = self.checkpoint("fp32" if post_training else scheme)
+        folder = self.work / "post_training" if post_training else self.work
         name = artifact_name(model=self.model, scale=self.scale, scheme=scheme, target=target, tile=self.tile)
-        if (self.work / name).is_dir():
-            artifact = load_artifact(self.work / name)
+        if (folder / name).is_dir():
+            artifact = load_artifact(folder / name)
             if artifact.meta.checkpoint_sha256 == sha256_file(checkpoint):
                 return artifact
         print(f"exporting {name}", file=sys.stderr, flush=True)
-        if scheme == "fp32":
-            float_one = load_checkpoint(checkpoint, expect_model=self.model)
-            network, sha256 = float_one.network.deployed(), float_one.sha256
-        else:
-            quantized = load_quantized(checkpoint)
-            network, sha256 = quantized.qnet, quantized.sha256
-        return export_artifact(
-            network=network,
-            scheme=scheme,
-            target=target,
+        (row,) = export_artifacts(
+            model=self.model,
+            scale=self.scale,
+            schemes=(scheme,),
+            targets=(target,),
             tile=self.tile,
-            out_dir=self.work,
-            checkpoint_sha256=sha256,
+            out_dir=folder,
+            checkpoint=checkpoint,
             overwrite=True,
-        )
+        ).rows
+        if row.path is None:
+            raise ConversionError(f"expected {name}, got none: {row.error}")
+        return load_artifact(row.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +111,10 @@ def measure_accuracy(
 ) -> Section:
     """PSNR-Y and SSIM of every artifact on whole image sets, beside bicubic and the float network on whole images."""
     artifacts = [subject.artifact(target, scheme) for target in targets for scheme in SCHEMES]
+    # The baseline: the same float weights quantized without training.
+    artifacts += [subject.artifact(target, "w8a8", post_training=True) for target in targets if target in RUNNABLE]
     sets = load_image_sets(data, set_names, subject.scale)
-    report = verify_artifacts(
-        [artifact.path for artifact in artifacts], data=data, set_names=set_names, max_drop_db=None, progress=progress
-    )
+    report = verify_artifacts([artifact.path for artifact in artifacts], data=data, sets=set_names, progress=progress)
     float_whole = {row.set_name: _score(row.float_whole) for row in report.rows}
     rows = []
     for artifact in artifacts:
@@ -114,7 +122,8 @@ def measure_accuracy(
             {
                 "target": artifact.meta.target,
                 "scheme": artifact.meta.scheme,
-                "size_bytes": artifact.main_size_bytes,
+                "post_training": artifact.meta.calibration_sha256 is not None,
+                "size_bytes": artifact.meta.size_bytes,
                 "delegates": artifact.meta.delegation.delegates,
                 "ops_outside": dict(artifact.meta.delegation.ops_outside),
                 "overlap": artifact.meta.overlap,
@@ -131,12 +140,23 @@ def measure_accuracy(
                 },
             }
         )
+    _add_drop_from_float_artifact(rows)
     bicubic = {image_set.name: _score(_bicubic(image_set)) for image_set in sets}
     return Section(content={"sets": list(bicubic), "bicubic": bicubic, "float_whole": float_whole, "artifacts": rows})
 
 
+def _add_drop_from_float_artifact(rows: Sequence[dict[str, Any]]) -> None:
+    """What int8 costs on one target: its float artifact's PSNR less its int8 artifact's, in the same tiles."""
+    for row in rows:
+        twin = next(other for other in rows if other["target"] == row["target"] and other["scheme"] == "fp32")
+        for name, entry in row["sets"].items():
+            before, after = twin["sets"][name]["artifact"], entry["artifact"]
+            known = before is not None and after is not None
+            entry["drop_from_float_artifact_db"] = before["psnr_y_db"] - after["psnr_y_db"] if known else None
+
+
 def _bicubic(image_set: ImageSet) -> SetScore:
-    def upscale(lr: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def upscale(lr: Image) -> Image:
         return bicubic_resize(lr, lr.shape[0] * image_set.scale, lr.shape[1] * image_set.scale)
 
     return evaluate_set(upscale, image_set)
@@ -172,22 +192,20 @@ def measure_agreement(subject: Subject, *, data: Path, set_names: Sequence[str],
     return Section(content={"sets": list(set_names), "tiles": len(tiles), "artifacts": rows})
 
 
-def _lr_tiles(subject: Subject, sets: Sequence[ImageSet]) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Every whole tile of every image; images smaller than a tile are left out."""
+def _lr_tiles(subject: Subject, sets: Sequence[ImageSet]) -> list[Image]:
+    """Every tile of every image, as :func:`edge_sr.tiling.upscale_image` would cut and pad them without overlap."""
     height, width = subject.tile
     tiles = []
     for image_set in sets:
         for pair in image_set:
-            if pair.lr.shape[0] < height or pair.lr.shape[1] < width:
-                continue
-            for tile in plan_tiles(pair.lr.shape[0], pair.lr.shape[1], subject.tile, 0):
-                tiles.append(pair.lr[tile.top : tile.top + height, tile.left : tile.left + width])
-    if not tiles:
-        raise ConfigError(f"expected images of at least {height}x{width} LR pixels, got none; name larger sets")
+            padded = pad_to(pair.lr, height, width)
+            for tile in plan_tiles(padded.shape[0], padded.shape[1], subject.tile, 0):
+                read = padded[tile.top : tile.top + height, tile.left : tile.left + width]
+                tiles.append(np.ascontiguousarray(read))
     return tiles
 
 
-def _spread(counts: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, Any]:
+def _spread(counts: NDArray[np.int64]) -> dict[str, Any]:
     total = int(counts.sum())
     differing = np.arange(256)
     return {
@@ -206,7 +224,7 @@ def measure_latency(subject: Subject, *, threads: Sequence[int], rounds: int, ru
     One round times fp32, then w8a8, each in a process of its own. The ratio of a round is taken within it; the median
     over the rounds is what README quotes.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     total = len(RUNNABLE) * len(threads) * rounds
     for target in RUNNABLE:
         artifacts = {scheme: subject.artifact(target, scheme) for scheme in SCHEMES}
@@ -264,13 +282,13 @@ def weights(subject: Subject) -> dict[str, Any]:
     quantized = load_quantized(subject.checkpoint("w8a8"))
     return {
         "training_parameters": _parameters(float_one.network),
-        "deployed_parameters": _parameters(float_one.network.deployed()),
+        "deployed_parameters": _parameters(resolve_weights(subject.model, subject.scale, "fp32").network),
         "fp32": {"sha256": float_one.sha256, "metadata": dict(float_one.metadata)},
         "w8a8": {"sha256": quantized.sha256, "metadata": dict(quantized.metadata)},
     }
 
 
-def _parameters(network: torch.nn.Module) -> int:
+def _parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
