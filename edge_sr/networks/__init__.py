@@ -1,0 +1,65 @@
+"""The networks, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import Any, get_type_hints
+
+from torch import nn
+
+from edge_sr.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """Where a network lives and what it is for; its classes are imported on first use."""
+
+    module: str
+    network_class: str
+    config_class: str
+    summary: str
+
+
+MODELS: dict[str, ModelEntry] = {
+    "idsa_net": ModelEntry(
+        module="edge_sr.networks.idsa",
+        network_class="IDSANet",
+        config_class="IDSANetConfig",
+        summary="the paper's network: shared window attention, large-kernel purification, hybrid attention",
+    ),
+    "idsa_net_mobile": ModelEntry(
+        module="edge_sr.networks.mobile",
+        network_class="IDSANetMobile",
+        config_class="IDSANetMobileConfig",
+        summary="the same ideas in dense convolutions, for real time in int8",
+    ),
+}
+
+
+def create_network(name: str, scale: int, **config: Any) -> nn.Module:
+    """Build an untrained network.
+
+    Args:
+        name: one of :data:`MODELS`.
+        scale: upscaling factor, 2, 3 or 4.
+        config: further fields of the network's configuration dataclass; an unknown one is an error.
+    Raises:
+        ConfigError: unknown name, scale or field, or a field of another type.
+    """
+    entry = MODELS.get(name)
+    if entry is None:
+        raise ConfigError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
+    module = import_module(entry.module)
+    config_class = getattr(module, entry.config_class)
+    hints = get_type_hints(config_class)
+    known = {field.name for field in fields(config_class)}
+    for key, value in {"scale": scale, **config}.items():
+        if key not in known:
+            raise ConfigError(f"{name} has the settings {', '.join(sorted(known))}, got {key!r}")
+        if isinstance(hints[key], type) and (
+            not isinstance(value, hints[key]) or (hints[key] is int and isinstance(value, bool))
+        ):
+            raise ConfigError(f"{name}.{key} must be of type {hints[key].__name__}, got {value!r}")
+    network: nn.Module = getattr(module, entry.network_class)(config_class(scale=scale, **config))
+    return network
