@@ -83,7 +83,7 @@ def _filter_rows(image: Image, size: int) -> Image:
     """Resample axis 0 of a (rows, values) image to ``size`` rows, rounded to uint8."""
     rows, values = image.shape
     if size == rows:
-        return image
+        return image.copy()
     indices, weights = _taps(rows, size)
     result = np.empty((size, values), dtype=np.uint8)
     block = max(1, _BLOCK_BYTES // (8 * values))

@@ -81,8 +81,8 @@ def upscale_image(
     """Upscale an image of any size with a runner that may take only one tile size.
 
     An image smaller than the tile is mirrored at the bottom and right. Tiles are cut in the middle of their overlap,
-    not blended: with an overlap of twice the network's reach the result equals the whole image's exactly (statistics over
-    the whole input excepted).
+    not blended: with an overlap of twice the network's reach the result equals the whole image's, but for float
+    rounding and for statistics over the whole input.
 
     Args:
         runner: takes ``runner.tile``, or any size where that is None (then the whole image goes in at once).
