@@ -167,9 +167,7 @@ class ArtifactMeta:
     @property
     def name(self) -> str:
         """The artifact's default folder name."""
-        return artifact_name(
-            model=self.model, scale=self.scale, scheme=self.scheme, target=self.target, tile=self.tile
-        )
+        return artifact_name(model=self.model, scale=self.scale, scheme=self.scheme, target=self.target, tile=self.tile)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict: the format's name, every field, and a digest over all of it."""
@@ -272,7 +270,9 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise ArtifactError(f"expected a new path, got existing {path}; choose another one or allow overwriting")
     if path.is_symlink() or not (path / META_FILE).is_file():
-        raise ArtifactError(f"expected an artifact folder to overwrite, got {path}; remove it by hand or choose another")
+        raise ArtifactError(
+            f"expected an artifact folder to overwrite, got {path}; remove it by hand or choose another"
+        )
 
 
 def load_artifact(path: Path) -> Artifact:

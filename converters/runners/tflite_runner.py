@@ -1,0 +1,121 @@
+"""Runs TFLite artifacts with ai-edge-litert or, where only that is installed, tflite-runtime."""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.artifact import Artifact, IoVariant, TensorSpec
+from edge_sr.errors import ArtifactError, MissingToolError, RunnerError, ShapeError
+
+_RUNTIMES = (("ai-edge-litert", "ai_edge_litert.interpreter"), ("tflite-runtime", "tflite_runtime.interpreter"))
+
+
+class TFLiteRunner:
+    """One TFLite file on the CPU (XNNPACK); see :class:`edge_sr.runner.Runner`."""
+
+    def __init__(self, artifact: Artifact, *, threads: int = 1, file: str | None = None) -> None:
+        """Load the file and allocate its tensors.
+
+        Args:
+            artifact: verified artifact.
+            threads: CPU threads.
+            file: name of another model file of the artifact, for its input and output types; default the main file.
+        Raises:
+            MissingToolError: neither runtime is installed.
+            ArtifactError: the artifact has no such file.
+            RunnerError: the runtime refuses the file, or the file is not what ``artifact.json`` says.
+        """
+        self._file = artifact.meta.main_file if file is None else file
+        if self._file not in artifact.meta.io:
+            raise ArtifactError(f"expected one of {', '.join(artifact.meta.io)} in {artifact.path}, got {self._file!r}")
+        package, interpreter_class = _load_runtime()
+        self.name = f"{package} {metadata.version(package)}"
+        self.scale = artifact.meta.scale
+        self.tile: tuple[int, int] | None = artifact.meta.tile
+        self._io: IoVariant = artifact.meta.io[self._file]
+        try:
+            self._interpreter = interpreter_class(model_path=str(artifact.path / self._file), num_threads=threads)
+            self._interpreter.allocate_tensors()
+            self._input = _only(self._interpreter.get_input_details())
+            self._output = _only(self._interpreter.get_output_details())
+        except (ValueError, RuntimeError, OSError) as error:
+            raise RunnerError(f"{self.name} refused {artifact.path / self._file}: {_first_line(error)}") from None
+        for details, spec in ((self._input, self._io.input), (self._output, self._io.output)):
+            self._check(details, spec)
+
+    def run(self, lr: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Upscale one tile.
+
+        Args:
+            lr: (height, width, 3) uint8 RGB, exactly ``tile``.
+        Returns:
+            (scale * height, scale * width, 3) uint8 RGB.
+        Raises:
+            ShapeError: another shape or type.
+            RunnerError: the runtime failed, or computed NaN or infinity.
+        """
+        wanted = self._io.input.shape[1:]
+        if lr.shape != wanted or lr.dtype != np.uint8:
+            raise ShapeError(
+                f"expected a tile of {wanted} uint8, got {lr.shape} {lr.dtype}; cut the picture into tiles"
+            )
+        try:
+            self._interpreter.set_tensor(self._input["index"], _to_stored(lr[np.newaxis], self._io.input))
+            self._interpreter.invoke()
+            stored = self._interpreter.get_tensor(self._output["index"])
+        except (ValueError, RuntimeError) as error:
+            raise RunnerError(f"{self.name} failed on {self._file}: {_first_line(error)}") from None
+        return _from_stored(stored[0], self._io.output, self._file)
+
+    def _check(self, details: dict[str, Any], spec: TensorSpec) -> None:
+        found = (tuple(int(size) for size in details["shape"]), np.dtype(details["dtype"]).name)
+        if found != (spec.shape, spec.dtype):
+            raise RunnerError(
+                f"expected {spec.name} {spec.shape} {spec.dtype} in {self._file}, got {found[0]} {found[1]}"
+            )
+
+
+def _load_runtime() -> tuple[str, Any]:
+    """(pip package, Interpreter class) of the first runtime that is installed."""
+    for package, module in _RUNTIMES:
+        try:
+            return package, import_module(module).Interpreter
+        except ImportError:
+            continue
+    raise MissingToolError("running TFLite needs ai-edge-litert or tflite-runtime; pip install ai-edge-litert")
+
+
+def _to_stored(pixels: npt.NDArray[np.uint8], spec: TensorSpec) -> npt.NDArray[Any]:
+    if spec.dtype == "uint8":
+        return pixels
+    if spec.dtype == "int8":
+        return (pixels ^ np.uint8(0x80)).view(np.int8)  # minus 128
+    return np.multiply(pixels, np.float32(1 / 255), dtype=np.float32)
+
+
+def _from_stored(stored: npt.NDArray[Any], spec: TensorSpec, file: str) -> npt.NDArray[np.uint8]:
+    if spec.dtype == "uint8":
+        return stored
+    if spec.dtype == "int8":
+        return stored.view(np.uint8) ^ np.uint8(0x80)  # plus 128
+    levels = stored * np.float32(255)
+    if not np.isfinite(levels).all():
+        raise RunnerError(f"expected finite values from {file}, got NaN or infinity; export the artifact again")
+    levels += np.float32(0.5)
+    np.clip(levels, 0, 255, out=levels)
+    return levels.astype(np.uint8)  # the conversion cuts off, so halves were rounded up
+
+
+def _only(details: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(details) != 1:
+        raise ValueError(f"expected one input and one output, got {len(details)}")
+    return details[0]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
