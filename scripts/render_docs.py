@@ -7,8 +7,8 @@ A document marks each table with a pair of comments::
     <!-- end: accuracy -->
 
 ``docs/templates/accuracy.md.j2`` says how it looks; it sees each result file by its stem (``mobile_x4`` is
-``results/mobile_x4.json``, or None where that was not measured yet). ``--check`` writes nothing and leaves with 1 where
-a document is out of date.
+``results/mobile_x4.json``, or None where that was not measured yet), and ``targets`` and ``schemes``. ``--check``
+writes nothing and leaves with 1 where a document is out of date.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from typing import Any
 
 import jinja2
 
+from converters.targets import TARGETS
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import ConfigError, EdgeSRError
+from quantization.schemes import SCHEMES
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "docs" / "templates"
@@ -59,12 +61,12 @@ def load_results(folder: Path = RESULTS) -> dict[str, Any]:
     return loaded
 
 
-def render(text: str, results: Mapping[str, Any], *, templates: Path = TEMPLATES) -> str:
+def render(text: str, facts: Mapping[str, Any], *, templates: Path = TEMPLATES) -> str:
     """Replace every marked table of a document.
 
     Args:
         text: the document.
-        results: what the templates see.
+        facts: what the templates see.
         templates: folder of ``{table}.md.j2``.
     Raises:
         ConfigError: a mark has no partner, or no template.
@@ -83,7 +85,7 @@ def render(text: str, results: Mapping[str, Any], *, templates: Path = TEMPLATES
     def table(match: re.Match[str]) -> str:
         name = match["name"]
         try:
-            body = environment.get_template(f"{name}.md.j2").render(results)
+            body = environment.get_template(f"{name}.md.j2").render(facts)
         except jinja2.TemplateNotFound as error:
             raise ConfigError(f"expected a template {templates / name}.md.j2, got none; write it") from error
         return f"<!-- table: {name} -->\n{body.strip()}\n<!-- end: {name} -->"
@@ -101,11 +103,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write the generated tables of the documents from results/*.json.")
     parser.add_argument("--check", action="store_true", help="write nothing; leave with 1 where a table is out of date")
     check: bool = parser.parse_args(arguments).check
-    results = load_results()
+    facts = {"targets": TARGETS, "schemes": SCHEMES, **load_results()}
     stale = 0
     for path in documents():
         before = path.read_text(encoding="utf-8")
-        after = render(before, results)
+        after = render(before, facts)
         if after == before:
             continue
         stale += 1

@@ -1,0 +1,205 @@
+"""The documents are true: tables come from results, commands exist and run, paths and links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+FENCE = re.compile(r"```console\n(.*?)```", re.DOTALL)
+# Made by commands or by the reader, so not in a checkout.
+NOT_IN_A_CHECKOUT = ("out/", "results/mobile_x4.json", "converters/to_NAME.py")
+
+
+@pytest.fixture(scope="module")
+def renderer() -> ModuleType:
+    return _script("render_docs")
+
+
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _commands(word: str) -> list[str]:
+    """Every line of the documents' console blocks that starts with ``word``, without its comment."""
+    lines = [
+        line.partition(" #")[0].strip()
+        for name in DOCUMENTS
+        for block in FENCE.findall((ROOT / name).read_text(encoding="utf-8"))
+        for line in block.splitlines()
+    ]
+    return sorted({line for line in lines if line.split(" ")[0] == word})
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
+def test_tables_are_those_of_the_committed_results(renderer: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    status = renderer.main(["--check"])
+    assert status == 0, capsys.readouterr().out
+
+
+def test_render_replaces_only_what_lies_between_the_marks(renderer: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "speed.md.j2").write_text("{{ mobile_x4.ms }} ms\n")
+    text = "before\n<!-- table: speed -->\nold\nlines\n<!-- end: speed -->\nafter\n"
+    rendered = renderer.render(text, {"mobile_x4": {"ms": 7}}, templates=tmp_path)
+    assert rendered == "before\n<!-- table: speed -->\n7 ms\n<!-- end: speed -->\nafter\n"
+
+
+def test_render_refuses_a_mark_without_end(renderer: ModuleType, tmp_path: Path) -> None:
+    from edge_sr.errors import ConfigError
+
+    (tmp_path / "speed.md.j2").write_text("x")
+    with pytest.raises(ConfigError, match="stray"):
+        renderer.render("<!-- table: speed -->\nold\n", {}, templates=tmp_path)
+
+
+def test_render_refuses_a_table_without_template(renderer: ModuleType, tmp_path: Path) -> None:
+    from edge_sr.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"speed\.md\.j2"):
+        renderer.render("<!-- table: speed -->\n<!-- end: speed -->", {}, templates=tmp_path)
+
+
+def test_a_result_that_no_template_can_name_is_refused(renderer: ModuleType, tmp_path: Path) -> None:
+    from edge_sr.errors import ConfigError
+
+    (tmp_path / "mobil_x4.json").write_text("{}")
+    with pytest.raises(ConfigError, match="mobil_x4"):
+        renderer.load_results(tmp_path)
+
+
+def test_every_measured_section_belongs_to_the_bundled_weights() -> None:
+    from edge_sr.checkpoints import bundled_checkpoint, sha256_file
+
+    path = ROOT / "results" / "mobile_x4.json"
+    if not path.exists():
+        pytest.skip("results/mobile_x4.json is missing: nothing was measured yet")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    bundled = {
+        scheme: sha256_file(bundled_checkpoint(content["model"], content["scale"], scheme))
+        for scheme in ("fp32", "w8a8")
+    }
+    sections = {name: part["checkpoint_sha256"] for name, part in content.items() if "checkpoint_sha256" in part}
+    assert set(sections) == {"accuracy", "agreement", "latency"}
+    assert {name: hashes for name, hashes in sections.items() if hashes != bundled} == {}
+
+
+# ---------------------------------------------------------------------------------------------------------- measuring
+def test_spread_counts_levels_as_by_hand() -> None:
+    import numpy as np
+
+    counts = np.zeros(256, dtype=np.int64)
+    counts[[0, 1, 2, 5]] = (6, 2, 1, 1)
+    spread = _script("measure")._spread(counts)
+    # mean: (0*6 + 1*2 + 2*1 + 5*1) / 10
+    assert spread == {
+        "max_levels": 5,
+        "mean_levels": 0.9,
+        "share_equal": 0.6,
+        "share_over_1": 0.2,
+        "share_over_2": 0.1,
+    }
+
+
+def test_drop_from_the_float_artifact_is_taken_on_one_target() -> None:
+    def row(target: str, scheme: str, psnr: float | None) -> dict[str, Any]:
+        artifact = None if psnr is None else {"psnr_y_db": psnr}
+        return {"target": target, "scheme": scheme, "sets": {"Set5": {"artifact": artifact}}}
+
+    rows = [
+        row("tflite", "fp32", 31.5),
+        row("coreml", "fp32", None),
+        row("tflite", "w8a8", 31.25),
+        row("coreml", "w8a8", None),
+    ]
+    _script("measure")._add_drop_from_float_artifact(rows)
+    assert [entry["sets"]["Set5"]["drop_from_float_artifact_db"] for entry in rows] == [0.0, None, 0.25, None]
+
+
+# ---------------------------------------------------------------------------------------------------------- commands
+@pytest.mark.parametrize("line", _commands("edge-sr"))
+def test_documented_command_and_its_options_exist(line: str) -> None:
+    from apps.cli import app
+
+    command = typer.main.get_command(app)
+    _, name, *words = shlex.split(line)
+    subcommand = command.commands.get(name)
+    assert subcommand is not None, f"edge-sr has no {name}"
+    known = {option for parameter in subcommand.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words if word.startswith("-")} - known - {"--help"} == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["doctor"], ["export", "--help"], ["train", "--help"]])
+def test_cheap_command_runs(edge_sr_command: Path, arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [edge_sr_command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_is_in_the_readme() -> None:
+    from apps.cli import app
+
+    names = set(typer.main.get_command(app).commands)
+    text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert {name for name in names if not re.search(rf"edge-sr {name}\b", text)} == set()
+
+
+@pytest.mark.parametrize("line", _commands("make"))
+def test_documented_make_target_exists(line: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    assert set(line.split()[1:]) <= targets
+
+
+@pytest.mark.parametrize("line", _commands("python"))
+def test_documented_script_knows_its_options(line: str) -> None:
+    _, script, *words = shlex.split(line)
+    done = subprocess.run(
+        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [word for word in words if word.startswith("-") and word not in done.stdout] == []
+
+
+# ------------------------------------------------------------------------------------------------------------- paths
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_paths_in_the_documents_exist(name: str) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    spoken = {
+        word for word in re.findall(r"`([\w./-]+)`", text) if "/" in word or word.endswith((".py", ".md", ".toml"))
+    }
+    own = {word for word in spoken if (ROOT / word.split("/")[0]).exists() or word.count("/") == 0}
+    own -= {word for word in own if word.startswith(NOT_IN_A_CHECKOUT)} | {"utils.py"}
+    assert {word for word in own if not (ROOT / word).exists()} == set()
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_relative_links_lead_to_files(name: str) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text(encoding="utf-8"))
+    relative = {link.partition("#")[0] for link in links if "://" not in link}
+    assert {link for link in relative if link and not (ROOT / link).exists()} == set()
+
+
+def test_licence_is_apache_2_whole() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
