@@ -2,18 +2,26 @@
 
 from quantization.calibration import calibrate, search_ranges
 from quantization.fake_quant import Mode
+from quantization.qat import QATConfig, QATResult, train_qat
 from quantization.qdq import to_qdq
 from quantization.quantizer import QuantizedNetwork, prepare
 from quantization.schemes import SCHEMES, Scheme, get_scheme
+from quantization.state import LoadedQuantized, load_quantized, save_quantized
 
 __all__ = [
     "SCHEMES",
+    "LoadedQuantized",
     "Mode",
+    "QATConfig",
+    "QATResult",
     "QuantizedNetwork",
     "Scheme",
     "calibrate",
     "get_scheme",
+    "load_quantized",
     "prepare",
+    "save_quantized",
     "search_ranges",
     "to_qdq",
+    "train_qat",
 ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from edge_sr.errors import ConfigError
 from quantization.fake_quant import Mode
@@ -14,9 +14,11 @@ from quantization.quantizer import QuantizedNetwork
 
 SEARCH_FACTORS = (0.85, 0.7, 0.55)
 
+Progress = Callable[[int, int], None]
+
 
 @torch.no_grad()
-def calibrate(network: QuantizedNetwork, batches: Iterable[Tensor], *, progress: bool = False) -> None:
+def calibrate(network: QuantizedNetwork, batches: Iterable[Tensor], *, progress: Progress | None = None) -> None:
     """Sets every grid's range to the smallest and largest value that any batch reaches, and switches to QUANTIZE.
 
     Ranges are merged, never averaged: averaging clips the whites of bright images, which costs tenths of a dB.
@@ -24,7 +26,7 @@ def calibrate(network: QuantizedNetwork, batches: Iterable[Tensor], *, progress:
     Args:
         network: prepared network; its weights stay.
         batches: (B, 3, H, W) float in [0, 1].
-        progress: show a bar.
+        progress: called with (batches done, batches in all; 0 where that is unknown).
     Raises:
         ConfigError: there is no batch, or an activation is not finite.
     """
@@ -34,9 +36,11 @@ def calibrate(network: QuantizedNetwork, batches: Iterable[Tensor], *, progress:
     network.set_mode(Mode.OBSERVE)
     count = 0
     try:
-        for batch in tqdm(batches, desc="calibrate", disable=not progress):
+        for batch in batches:
             network(batch)
             count += 1
+            if progress is not None:
+                progress(count, operator.length_hint(batches))
     finally:
         network.set_mode(Mode.FLOAT)
     if count == 0:
@@ -54,7 +58,7 @@ def search_ranges(
     *,
     factors: Sequence[float] = SEARCH_FACTORS,
     rounds: int = 1,
-    progress: bool = False,
+    progress: Progress | None = None,
 ) -> float:
     """Tightens ranges where that brings the quantized output closer to the float one.
 
@@ -67,7 +71,7 @@ def search_ranges(
         batches: (B, 3, H, W) float in [0, 1]; the cost is grids x factors x rounds passes over all of them.
         factors: multiples of the current scale to try, each > 0.
         rounds: how many times to walk all grids.
-        progress: show a bar.
+        progress: called with (grids done, grids in all).
     Returns:
         The final mean squared error.
     Raises:
@@ -80,7 +84,8 @@ def search_ranges(
     targets = [float_network(batch).clamp(0, 1) for batch in batches]
     best = _mean_squared_error(network, batches, targets)
     free = [grid for _, grid in network.grids() if not grid.fixed]
-    for grid in tqdm(list(reversed(free)) * rounds, desc="search ranges", disable=not progress):
+    steps = list(reversed(free)) * rounds
+    for done, grid in enumerate(steps):
         start = grid.scale.clone()
         kept = start
         for factor in factors:
@@ -89,6 +94,8 @@ def search_ranges(
             if error < best:
                 best, kept = error, start * factor
         grid.scale.copy_(kept)
+        if progress is not None:
+            progress(done + 1, len(steps))
     return best
 
 

@@ -12,6 +12,7 @@ mode it is a float convolution of fake-quantized operands with straight-through 
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ class Grid(nn.Module):
         if self.scale.requires_grad and torch.is_grad_enabled():
             # LSQ's gradient of the scale; 1/sqrt(elements * levels) keeps its step size independent of the tensor.
             grad_factor = 1.0 / (x.numel() * ACTIVATION_MAX) ** 0.5
-            learned: Tensor = torch._fake_quantize_learnable_per_tensor_affine(  # type: ignore[attr-defined]
+            learned: Tensor = torch._fake_quantize_learnable_per_tensor_affine(
                 x, self.scale, self.zero_point.float(), ACTIVATION_MIN, ACTIVATION_MAX, grad_factor
             )
             return learned
@@ -149,6 +150,8 @@ class QuantizedConv2d(nn.Module):
         bias: (out,) float32 or None.
         input_grid: grid of the input. Not a submodule: several modules share it.
         output_grid: grid that follows directly or after a ReLU.
+        training_dtype: type in which training mode convolves (bfloat16 holds every int8 value exactly, and only sums
+            are rounded); None for float32. Eval mode ignores it.
     """
 
     def __init__(self, conv: nn.Conv2d, input_grid: Grid, output_grid: Grid) -> None:
@@ -160,8 +163,12 @@ class QuantizedConv2d(nn.Module):
             )
         self.weight = conv.weight
         self.bias = conv.bias
-        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+        self.stride: Any = conv.stride  # pairs or, for padding, a word, as nn.Conv2d keeps them
+        self.padding: Any = conv.padding
+        self.dilation: Any = conv.dilation
+        self.groups = conv.groups
         self.mode = Mode.FLOAT
+        self.training_dtype: torch.dtype | None = None
         self._grids = (input_grid, output_grid)  # in a tuple, so that they do not become submodules
 
     @property
@@ -178,6 +185,8 @@ class QuantizedConv2d(nn.Module):
         weight_scale = self.weight_scale()
         bias_scale = weight_scale * self.input_grid.scale.detach()
         column = weight_scale.view(-1, 1, 1, 1)
+        if self.training and self.training_dtype is not None:
+            return self._forward_reduced(x, weight_scale, self.training_dtype)
         if self.training:
             bias = None if self.bias is None else round_ste(self.bias / bias_scale) * bias_scale
             return self._conv(x, round_ste(self.weight / column) * column, bias)
@@ -185,6 +194,16 @@ class QuantizedConv2d(nn.Module):
         bias = None if self.bias is None else torch.round(self.bias / bias_scale)
         accumulated = self._conv(integers, torch.round(self.weight / column), bias)
         return self.output_grid.round_integers(accumulated, bias_scale.view(1, -1, 1, 1))
+
+    def _forward_reduced(self, x: Tensor, weight_scale: Tensor, dtype: torch.dtype) -> Tensor:
+        input_scale = self.input_grid.scale.detach()
+        integers = (x / input_scale).to(dtype)
+        weight = round_ste(self.weight / weight_scale.view(-1, 1, 1, 1)).to(dtype)
+        bias_scale = weight_scale * input_scale
+        y = self._conv(integers, weight, None).float() * bias_scale.view(1, -1, 1, 1)
+        if self.bias is None:
+            return y
+        return y + (round_ste(self.bias / bias_scale) * bias_scale).view(1, -1, 1, 1)
 
     def weight_scale(self) -> Tensor:
         """(out,) float32: the largest weight of each output channel over 127, no gradient."""

@@ -151,10 +151,9 @@ class _Planner:
             return
         grids = {self.plan.grids[value] for value in values}
         free = [self.plan.grids[value] for value in values if self.plan.grids[value].fixed_scale is None]
-        if len(grids) == 1:
-            shared = grids.pop()
-        else:
-            shared = free[0] if free else GridPlan(f"{node.name}_grid")
+        if len(grids) > 1 and not free:
+            grids = {GridPlan(f"{node.name}_grid")}
+        shared = free[0] if free else grids.pop()
         for grid in free:
             self._replace(grid, shared)
         for value in values:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from quantization.schemes import OpKind
 
@@ -100,10 +100,17 @@ def is_copying(conv: nn.Conv2d) -> bool:
 
     Such a convolution repeats channels; its output lies on its input's grid and integer arithmetic keeps it exact.
     """
-    weight = conv.weight.detach()
-    if weight[0, 0].numel() != 1 or conv.stride != (1, 1) or conv.padding not in ((0, 0), "valid"):
+    if conv.stride != (1, 1) or conv.padding not in ((0, 0), "valid"):
         return False
     if conv.bias is not None and bool(conv.bias.detach().any()):
         return False
-    ones = bool(((weight == 0) | (weight == 1)).all())
-    return ones and bool((weight.sum(dim=(1, 2, 3)) == 1).all())
+    return is_copying_weight(conv.weight)
+
+
+def is_copying_weight(weight: Tensor) -> bool:
+    """Whether a convolution's weight is 1x1 with exactly one weight per output channel, a 1, and zeros else."""
+    weight = weight.detach()
+    if weight[0, 0].numel() != 1:
+        return False
+    binary = bool(((weight == 0) | (weight == 1)).all())
+    return binary and bool((weight.sum(dim=(1, 2, 3)) == 1).all())

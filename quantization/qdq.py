@@ -13,10 +13,10 @@ import copy
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 # registers the quantized_decomposed operators
-import torch.ao.quantization.fx._decomposed  # noqa: F401
+import torch.ao.quantization.fx._decomposed
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from edge_sr.errors import ConfigError

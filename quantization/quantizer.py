@@ -84,7 +84,9 @@ def prepare(deployed: nn.Module, scheme: str | Scheme) -> QuantizedNetwork:
     """
     scheme = get_scheme(scheme) if isinstance(scheme, str) else scheme
     if not scheme.quantized:
-        raise UnsupportedScheme(f"expected a quantized scheme, got {scheme.name!r}; a float scheme needs no preparation")
+        raise UnsupportedScheme(
+            f"expected a quantized scheme, got {scheme.name!r}; a float scheme needs no preparation"
+        )
     traced = fx.symbolic_trace(copy.deepcopy(deployed).eval())
     plan = plan_grids(traced, scheme)
     grids = _create_grids(traced, plan)
@@ -122,8 +124,8 @@ def _swap_convolutions(traced: fx.GraphModule, plan: Plan, grids: dict[GridPlan,
         if plan.kinds[node] is not OpKind.CONV:
             continue
         source = node.args[0]
-        relu = next(iter(node.users), None)
-        output = plan.grids.get(node) or plan.grids[relu]  # a convolution without a grid has its ReLU's
+        # a convolution without a grid has that of its only reader, a ReLU
+        output = plan.grids[node] if node in plan.grids else plan.grids[next(iter(node.users))]
         conv = traced.get_submodule(str(node.target))
         input_grid = grids[plan.requantize.get((node, source)) or plan.grids[source]]
         if isinstance(conv, QuantizedConv2d):  # a second call of the same module: same weights, other grids
@@ -157,9 +159,11 @@ def _insert_rounding(traced: fx.GraphModule, plan: Plan) -> dict[str, str]:
     rounded: dict[fx.Node, fx.Node] = {}
     for node in plan.rounds:
         grid = plan.grids[node]
+        readers = list(node.users)
         rounded[node] = _call_after(graph, node, node, grid)
         grid_of_node[rounded[node].name] = grid.name
-        node.replace_all_uses_with(rounded[node], delete_user_cb=lambda user, mine=rounded[node]: user is not mine)
+        for reader in readers:
+            reader.replace_input_with(node, rounded[node])
     requantized: dict[tuple[fx.Node, GridPlan], fx.Node] = {}
     for (reader, value), grid in plan.requantize.items():
         current = rounded.get(value, value)
