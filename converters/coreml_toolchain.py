@@ -30,8 +30,18 @@ _SILENCED_LOG_MESSAGES: dict[str, tuple[str, ...]] = {
     "torchao": (r"Failed to load \S*torchao/_C_\S+\.so",),
     "torch.utils._pytree": (r"<enum 'KernelPreference'> is an Enum subclass",),
 }
-# torch.export's own deep copy trips over torch's own deprecation.
-_SILENCED_WARNINGS = (r"`isinstance\(treespec, LeafSpec\)` is deprecated",)
+# Importing coremltools imports executorch and more of torch, where they are installed, and those warn of themselves.
+_SILENCED_AT_IMPORT: tuple[tuple[str, type[Warning]], ...] = (
+    (r"(open|read)_text is deprecated", DeprecationWarning),
+    (r"`torch\.jit\.script_method` is deprecated", DeprecationWarning),
+)
+# torch.export trips over a deprecation of torch, coremltools over one of its own, and it leaves the folder that it
+# collects weights in to the garbage collector.
+_SILENCED_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
+    (r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),
+    (r"Function _TORCH_OPS_REGISTRY\.__contains__ is deprecated", DeprecationWarning),
+    (r"Implicitly cleaning up <TemporaryDirectory", ResourceWarning),
+)
 
 
 class _KnownNotices(logging.Filter):
@@ -58,7 +68,9 @@ def import_coremltools() -> Any:
     for name, notices in _FILTERS.items():
         logging.getLogger(name).addFilter(notices)  # adding the same filter again does nothing
     try:
-        return importlib.import_module("coremltools")
+        with warnings.catch_warnings():
+            _ignore(_SILENCED_AT_IMPORT)
+            return importlib.import_module("coremltools")
     except ModuleNotFoundError as error:
         if error.name != "coremltools":
             raise
@@ -69,7 +81,7 @@ def import_coremltools() -> Any:
 
 @contextmanager
 def quiet_conversion() -> Iterator[None]:
-    """Inside, coremltools draws no progress bars and torch.export gives no warning about torch itself.
+    """Inside, coremltools draws no progress bars, and neither it nor torch.export warns of its own doings.
 
     coremltools 9.0 has no switch for its bars, and tqdm reads ``TQDM_DISABLE`` only once, at import.
     """
@@ -82,12 +94,16 @@ def quiet_conversion() -> Iterator[None]:
         setattr(module, name, _without_bar)
     try:
         with warnings.catch_warnings():
-            for pattern in _SILENCED_WARNINGS:
-                warnings.filterwarnings("ignore", message=pattern)
+            _ignore(_SILENCED_WARNINGS)
             yield
     finally:
         for (module, name), bar in zip(modules, bars, strict=True):
             setattr(module, name, bar)
+
+
+def _ignore(notices: tuple[tuple[str, type[Warning]], ...]) -> None:
+    for pattern, category in notices:
+        warnings.filterwarnings("ignore", message=pattern, category=category)
 
 
 def _without_bar(items: Iterable[Item], *, desc: str, unit: str) -> Iterable[Item]:

@@ -64,7 +64,7 @@ class CoreMLInspection:
         quantize_ops, dequantize_ops: on activations; ``constexpr_ops``: weights stored compressed.
         value_dtypes: type -> number of computed values that have it.
         weight_bytes: weight.bin; ``program_bytes``: model.mlmodel (graph, small constants, metadata).
-        smallest_qscale: of activations and weights; None where nothing is quantized.
+        smallest_qscale: of activations and weights (channels of zeros aside); None where nothing is quantized.
     """
 
     specification_version: int
@@ -133,7 +133,7 @@ def inspect_package(path: Path) -> CoreMLInspection:
         },
         weight_bytes=package.weight_bytes,
         program_bytes=package.program_bytes,
-        smallest_qscale=min((float(np.min(scale)) for scale in _scales(package)), default=None),
+        smallest_qscale=min(_scales(package), default=None),
     )
 
 
@@ -189,13 +189,18 @@ def _picture(feature: Any) -> Picture:
     )
 
 
-def _scales(package: MilPackage) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
+def _scales(package: MilPackage) -> Iterator[float]:
+    """Every scale that something depends on: a channel of zeros is zero whatever its scale."""
     for operation in package.operations:
         if operation.kind in ("quantize", "dequantize", *_STORED_VALUES):
             scale = package.constant(operation, "scale")
             if scale is None:
                 raise ArtifactError(f"expected a constant scale in {operation.name!r}, got none: export it again")
-            yield scale
+            if operation.kind in _STORED_VALUES:
+                integers = package.constant(operation, _STORED_VALUES[operation.kind])
+                if scale.size > 1:  # one per output channel
+                    scale = scale.reshape(-1)[np.any(integers.reshape(scale.size, -1), axis=1)]
+            yield from map(float, scale.reshape(-1))
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:

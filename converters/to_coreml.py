@@ -11,7 +11,8 @@ same int8 weights in another operation and 1% fewer bytes; nothing measured here
 
 from __future__ import annotations
 
-import importlib
+import tempfile
+import traceback
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from converters.coreml_toolchain import import_coremltools, quiet_conversion
 from converters.inspect_coreml import CoreMLInspection, inspect_package, require_int8_convolutions
 from converters.lowering import Lowered, LoweringJob
 from edge_sr.errors import ConversionError, UnsupportedScheme
+from quantization.qdq import to_qdq
+from quantization.quantizer import QuantizedNetwork
 from quantization.schemes import get_scheme
 
 MAIN_FILE = "model.mlpackage"
@@ -75,10 +78,11 @@ def lower(job: LoweringJob, *, deployment_target: str = "iOS17") -> Lowered:
             f"deployment target must be one of {', '.join(DEPLOYMENT_TARGETS)}, got {deployment_target!r}"
         )
     coremltools = import_coremltools()
-    model = _convert(coremltools, job, deployment_target)
-    spec = model.get_spec()
-    _describe(spec, job)
-    write_package(job.work_dir / MAIN_FILE, spec=spec, weights_dir=Path(model.weights_dir))
+    with tempfile.TemporaryDirectory(prefix="coremltools-", dir=job.work_dir) as scratch:
+        model = _convert(coremltools, job, deployment_target, package_dir=Path(scratch) / MAIN_FILE)
+        spec = model.get_spec()
+        _describe(spec, job)
+        write_package(job.work_dir / MAIN_FILE, spec=spec, weights_dir=Path(model.weights_dir))
     inspection = inspect_package(job.work_dir / MAIN_FILE)
     if job.scheme == "w8a8":
         require_int8_convolutions(inspection)
@@ -92,16 +96,16 @@ def lower(job: LoweringJob, *, deployment_target: str = "iOS17") -> Lowered:
     )
 
 
-def _convert(coremltools: Any, job: LoweringJob, deployment_target: str) -> Any:
+def _convert(coremltools: Any, job: LoweringJob, deployment_target: str, *, package_dir: Path) -> Any:
     """The job's network as a ``coremltools.models.MLModel`` that was not loaded into Core ML."""
     height, width = job.tile
     precision = coremltools.precision.FLOAT32 if job.scheme == "fp32" else coremltools.precision.FLOAT16
     picture = coremltools.ImageType(
         name=INPUT_NAME, shape=(1, 3, height, width), color_layout=coremltools.colorlayout.RGB, scale=1.0 / 255.0
     )
-    try:
-        with quiet_conversion(), torch.no_grad():
-            network = PictureNetwork(_exportable(job)).eval()
+    network = PictureNetwork(_exportable(job)).eval()
+    with quiet_conversion(), torch.no_grad():
+        try:
             program = torch.export.export(network, (torch.zeros(1, 3, height, width),)).run_decompositions({})
             return coremltools.convert(
                 program,
@@ -111,13 +115,16 @@ def _convert(coremltools: Any, job: LoweringJob, deployment_target: str) -> Any:
                 minimum_deployment_target=getattr(coremltools.target, deployment_target),
                 compute_precision=precision,
                 skip_model_load=True,
+                package_dir=str(package_dir),
             )
-    except Exception as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConversionError(
-            f"expected {job.model} x{job.scale} {job.scheme} to convert to Core ML, got {cause[:400]}; "
-            "the network must be made of operations that coremltools knows"
-        ) from error
+        except Exception as error:
+            # Its frames hold the whole model and a temporary folder, which would live as long as the error.
+            traceback.clear_frames(error.__traceback__)
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConversionError(
+                f"expected {job.model} x{job.scale} {job.scheme} to convert to Core ML, got {cause[:400]}; "
+                "the network must be made of operations that coremltools knows"
+            ) from error
 
 
 def _exportable(job: LoweringJob) -> nn.Module:
@@ -126,9 +133,11 @@ def _exportable(job: LoweringJob) -> nn.Module:
         return job.network
     # coremltools 9.0 reads dequantize_per_channel of an int8 buffer as a compressed constant and has no
     # quantized_decomposed.quantize_per_channel, so weights cannot come as float.
-    to_qdq = importlib.import_module("quantization.qdq").to_qdq
-    network: nn.Module = to_qdq(job.network, weights="int8", duplicate_dequantize=False)
-    return network
+    if not isinstance(job.network, QuantizedNetwork):
+        raise ConversionError(
+            f"expected a QuantizedNetwork for {job.scheme}, got {type(job.network).__name__}: quantize it first"
+        )
+    return to_qdq(job.network, weights="int8", duplicate_dequantize=False)
 
 
 def _describe(spec: Any, job: LoweringJob) -> None:

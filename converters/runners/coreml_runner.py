@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from converters.artifact import Artifact
 from converters.coreml_toolchain import import_coremltools
-from edge_sr.errors import RunnerError, ShapeError
+from edge_sr.errors import RunnerError
+from edge_sr.runner import Image as Image8
+from edge_sr.runner import check_lr
 
 COMPUTE_UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
-Image8 = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class CoreMLRunner:
@@ -31,9 +31,9 @@ class CoreMLRunner:
     name = "coreml"
 
     def __init__(self, artifact: Artifact, *, threads: int = 1, compute_units: str = "ALL") -> None:
-        if sys.platform != "darwin":
+        if _platform() != "darwin":
             raise RunnerError(
-                f"Core ML predicts on macOS only, got {sys.platform}: copy {artifact.path.name} to a Mac and run the "
+                f"Core ML predicts on macOS only, got {_platform()}: copy {artifact.path.name} to a Mac and run the "
                 "same command there, or load the package on an iPhone"
             )
         if threads != 1:
@@ -59,17 +59,19 @@ class CoreMLRunner:
             ShapeError: ``lr`` is not uint8 RGB of the tile's size.
             RunnerError: Core ML failed, or gave a picture of another size.
         """
-        expected = (*self._io.input.shape, 3)
-        if lr.shape != expected or lr.dtype != np.uint8:
-            raise ShapeError(f"expected a uint8 tile of shape {expected}, got {lr.dtype} {lr.shape}: cut it into tiles")
+        check_lr(lr, self.tile)
         try:
             result = self._model.predict({self._io.input.name: Image.fromarray(lr)})
         except Exception as error:
             raise RunnerError(f"expected Core ML to predict, got {_one_line(error)}") from error
-        sr = np.asarray(result[self._io.output.name].convert("RGB"), dtype=np.uint8)
+        sr: Image8 = np.asarray(result[self._io.output.name].convert("RGB"), dtype=np.uint8)
         if sr.shape != (*self._io.output.shape, 3):
             raise RunnerError(f"expected a picture of shape {(*self._io.output.shape, 3)} from Core ML, got {sr.shape}")
         return sr
+
+
+def _platform() -> str:
+    return sys.platform
 
 
 def _one_line(error: Exception) -> str:
