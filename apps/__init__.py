@@ -1,0 +1,53 @@
+"""What a person touches: the command line and the same steps as plain functions.
+
+``from apps import export_artifacts, verify_artifacts, profile_artifacts, upscale_photo, run_demo``. Each function is
+imported from its module on first use, so that ``edge-sr --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apps.catalogue import list_models
+    from apps.demo import run_demo
+    from apps.doctor import examine
+    from apps.exporting import export_artifacts
+    from apps.figures import write_comparison
+    from apps.profiler import profile_artifacts
+    from apps.report import write_report
+    from apps.upscale import upscale_photo
+    from apps.verify import check_gate, verify_artifacts
+
+__all__ = [
+    "check_gate",
+    "examine",
+    "export_artifacts",
+    "list_models",
+    "profile_artifacts",
+    "run_demo",
+    "upscale_photo",
+    "verify_artifacts",
+    "write_comparison",
+    "write_report",
+]
+
+_HOMES = {
+    "check_gate": "apps.verify",
+    "examine": "apps.doctor",
+    "export_artifacts": "apps.exporting",
+    "list_models": "apps.catalogue",
+    "profile_artifacts": "apps.profiler",
+    "run_demo": "apps.demo",
+    "upscale_photo": "apps.upscale",
+    "verify_artifacts": "apps.verify",
+    "write_comparison": "apps.figures",
+    "write_report": "apps.report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'apps' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

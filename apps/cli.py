@@ -1,0 +1,111 @@
+"""The command line, ``edge-sr``: commands are registered here, and every error becomes one line and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from apps.commands import looking, making, measuring
+from apps.commands.options import examples
+from apps.machine import package_version
+from edge_sr import __version__
+from edge_sr.errors import EdgeSRError
+
+INTERRUPTED = 130
+
+_ARTIFACT = "out/artifacts/idsa_net_mobile_x4_w8a8_tflite_128x128"
+
+app = typer.Typer(
+    name="edge-sr",
+    help="Super-resolution for phones: export, verify and profile int8 artifacts.",
+    epilog=examples("edge-sr demo", "edge-sr COMMAND --help"),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"edge-sr {package_version('edge-sr') or __version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(
+    epilog=examples(
+        "edge-sr export --out out/artifacts",
+        "edge-sr export --scheme fp32 --scheme w8a8 --target tflite --tile 128x128 --out out/artifacts",
+        "edge-sr export --checkpoint runs/mine.safetensors --scheme w8a8 --calibration photos --out out/mine",
+    )
+)(making.export)
+app.command(
+    epilog=examples(
+        f"edge-sr verify {_ARTIFACT}",
+        "edge-sr verify out/artifacts/* --data ../shared/data/benchmarks --set Set5 --set Set14 --max-drop 0.05",
+        "edge-sr verify out/mine/* --checkpoint runs/mine.safetensors --json verify.json",
+    )
+)(measuring.verify)
+app.command(
+    epilog=examples(
+        f"edge-sr profile {_ARTIFACT}",
+        "edge-sr profile out/artifacts/*tflite* --device host --threads 1 --threads 2 --json latency.json",
+    )
+)(measuring.profile)
+app.command(
+    epilog=examples(
+        f"edge-sr upscale photo.jpg -o photo_x4.png --artifact {_ARTIFACT}",
+        "edge-sr upscale photo.jpg -o photo_x4.png",
+    )
+)(making.upscale)
+app.command(epilog=examples("edge-sr demo", "edge-sr demo --out out/demo --target tflite"))(making.demo)
+app.command(epilog=examples("edge-sr models", "edge-sr models --json models.json"))(looking.models)
+app.command(epilog=examples("edge-sr doctor", "edge-sr doctor --quick"))(looking.doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``edge-sr`` and return its exit status.
+
+    Args:
+        arguments: words after the program's name; default those of this process.
+    Returns:
+        0; 1 where something looked at is broken; 2 for bad input or a step that failed; 3 where a gate failed; 130
+        after Ctrl-C. Every failure prints one line on stderr, never a traceback for anything a user can cause.
+    """
+    command = typer.main.get_command(app)
+    try:
+        command.main(args=None if arguments is None else list(arguments), prog_name="edge-sr")
+    except EdgeSRError as error:
+        return _fail(str(error), error.exit_code)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the space on the disk", 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except SystemExit as end:
+        # Typer turns Ctrl-C into this exit without a word.
+        if end.code == INTERRUPTED:
+            return _fail("interrupted; nothing half-written was left", INTERRUPTED)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

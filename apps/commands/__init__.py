@@ -1,0 +1,1 @@
+"""The commands of ``edge-sr``: each parses its options, calls one plain function, prints what came back."""

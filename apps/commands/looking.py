@@ -1,0 +1,39 @@
+"""``edge-sr models`` and ``edge-sr doctor``: commands that only look."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from apps.commands.options import Json, save, working
+
+
+def models(json_file: Json = None) -> None:
+    """List the networks, their sizes, and the weights that come with them."""
+    from apps.catalogue import list_models
+    from apps.tables import print_models
+
+    with working(json_file):
+        report = list_models()
+    save("models", report, json_file)
+    print_models(report)
+
+
+def doctor(
+    quick: Annotated[bool, typer.Option("--quick", help="Look at versions only; try nothing.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Say what is installed, which targets and devices work here, and the cure for each that does not.
+
+    Each target converts and runs one convolution in a process of its own. Exit status 1 when something is broken.
+    """
+    from apps.doctor import examine
+    from apps.tables import print_doctor
+
+    with working(json_file) as progress:
+        report = examine(quick=quick, progress=progress)
+    save("doctor", report, json_file)
+    print_doctor(report)
+    if report.broken:
+        raise typer.Exit(1)

@@ -1,0 +1,163 @@
+"""``edge-sr export``, ``upscale`` and ``demo``: commands that make files."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apps.commands.options import Checkpoint, Data, Json, Model, Overwrite, Scale, Sets, save, working
+
+
+def export(
+    out: Annotated[Path, typer.Option("--out", help="Folder that gets one folder per artifact.", show_default=False)],
+    model: Model = "idsa_net_mobile",
+    scale: Scale = 4,
+    scheme: Annotated[
+        list[str] | None,
+        typer.Option("--scheme", help="fp32, fp16, w8a8 or w8a8_mixed; may be given again. Default: w8a8."),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="tflite, executorch or coreml; may be given again. Default: all."),
+    ] = None,
+    tile: Annotated[str, typer.Option("--tile", help="LR input as HEIGHTxWIDTH.")] = "128x128",
+    checkpoint: Checkpoint = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            help="Folder of photos for quantizing a float checkpoint. Default: sample photos.",
+            show_default=False,
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option("--overlap", help="LR pixels shared by neighbouring tiles. Default: as far as the network sees."),
+    ] = None,
+    overwrite: Overwrite = False,
+    json_file: Json = None,
+) -> None:
+    """Make artifacts: one folder per scheme and target, with the model file and artifact.json."""
+    from apps.exporting import export_artifacts, parse_tile
+    from apps.tables import print_export
+
+    size = parse_tile(tile)
+    with working(json_file) as progress:
+        report = export_artifacts(
+            model=model,
+            scale=scale,
+            schemes=scheme or ("w8a8",),
+            targets=target or None,
+            tile=size,
+            out_dir=out,
+            checkpoint=checkpoint,
+            calibration=calibration,
+            overlap=overlap,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    save("export", report, json_file)
+    print_export(report)
+    fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.failures])
+
+
+def upscale(
+    photo: Annotated[Path, typer.Argument(help="Image file of any size.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".png, .jpg or .webp.", show_default=False)],
+    artifact: Annotated[
+        Path | None,
+        typer.Option("--artifact", help="Artifact folder. Default: the float network in PyTorch.", show_default=False),
+    ] = None,
+    model: Model = "idsa_net_mobile",
+    scale: Scale = 4,
+    checkpoint: Checkpoint = None,
+    overlap: Annotated[
+        int | None, typer.Option("--overlap", help="LR pixels shared by neighbouring tiles. Default: the artifact's.")
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads of the artifact's runtime.", min=1)] = 1,
+    overwrite: Overwrite = False,
+    json_file: Json = None,
+) -> None:
+    """Upscale a photo of any size, through fixed tiles with overlap.
+
+    --model, --scale and --checkpoint choose the float network; an artifact brings its own.
+    """
+    from apps.tables import say
+    from apps.upscale import upscale_photo
+
+    with working(json_file) as progress:
+        result = upscale_photo(
+            photo,
+            output,
+            artifact=artifact,
+            model=model,
+            scale=scale,
+            checkpoint=checkpoint,
+            overlap=overlap,
+            threads=threads,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    save("upscale", result, json_file)
+    low, high = result.lr_size, result.sr_size
+    say(
+        f"{result.output}: {low[1]}x{low[0]} -> {high[1]}x{high[0]} pixels with {result.runner}, "
+        f"{result.tiles} tile{'s' if result.tiles > 1 else ''}, {result.seconds:.1f} s"
+    )
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for artifacts and report.")] = Path("out/demo"),
+    model: Model = "idsa_net_mobile",
+    scale: Scale = 4,
+    tile: Annotated[str, typer.Option("--tile", help="LR input as HEIGHTxWIDTH.")] = "128x128",
+    checkpoint: Checkpoint = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="tflite, executorch or coreml; may be given again. Default: all."),
+    ] = None,
+    data: Data = None,
+    sets: Sets = None,
+    runs: Annotated[int, typer.Option("--runs", help="Timed runs per measurement.", min=1)] = 50,
+    json_file: Json = None,
+) -> None:
+    """The whole line at once: export fp32 and w8a8, verify on photos, profile at 1 and 2 threads, write a report.
+
+    Everything goes into --out: artifacts/, report.html and report.json.
+    """
+    from apps.demo import run_demo
+    from apps.exporting import parse_tile
+    from apps.tables import print_summary, say
+
+    size, threads = parse_tile(tile), (1, 2)
+    with working(json_file) as progress:
+        report = run_demo(
+            out,
+            model=model,
+            scale=scale,
+            targets=target or None,
+            tile=size,
+            checkpoint=checkpoint,
+            data=data,
+            sets=sets or None,
+            threads=threads,
+            runs=runs,
+            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            progress=progress,
+        )
+    save("demo", report, json_file)
+    print_summary(report.summary, threads)
+    say(f"report: {report.html} and {report.json}, {report.seconds:.0f} s in all")
+    fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.export.failures])
+
+
+def fail_on(lines: list[str]) -> None:
+    """Print each line on stderr and leave with 2, where there is one."""
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    if lines:
+        raise typer.Exit(2)

@@ -1,0 +1,184 @@
+"""The main job in one call: export, verify, profile, report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apps.exporting import DEFAULT_TILE, export_artifacts
+from apps.profiler import profile_artifacts
+from apps.progress import Progress, quiet
+from apps.report import Showcase, SummaryRow, make_showcase, summarize, write_report
+from apps.results import ExportReport, ProfileReport, VerifyReport, VerifyRow, envelope, write_json
+from apps.verify import closing_runner, verify_artifacts
+from apps.weights import resolve_weights
+from converters.artifact import load_artifact
+from converters.runners import open_runner
+from converters.targets import TARGETS
+from edge_sr.datasets import ImageSet, load_image_sets
+from edge_sr.errors import ConfigError
+from edge_sr.runner import TorchRunner
+from edge_sr.tiling import upscale_image
+
+DEFAULT_OUT = Path("out/demo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoReport:
+    """Everything the demo made. ``summary`` has one row per artifact; ``seconds`` is the whole job."""
+
+    export: ExportReport
+    verify: VerifyReport
+    profile: ProfileReport
+    summary: tuple[SummaryRow, ...]
+    html: Path
+    json: Path
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "seconds": self.seconds,
+            "summary": [row.to_json() for row in self.summary],
+            "export": self.export.to_json(),
+            "verify": self.verify.to_json(),
+            "profile": self.profile.to_json(),
+        }
+
+
+def run_demo(
+    out_dir: Path = DEFAULT_OUT,
+    *,
+    model: str = "idsa_net_mobile",
+    scale: int = 4,
+    schemes: Sequence[str] = ("fp32", "w8a8"),
+    targets: Sequence[str] | None = None,
+    tile: tuple[int, int] = DEFAULT_TILE,
+    checkpoint: Path | None = None,
+    data: Path | None = None,
+    sets: Sequence[str] | None = None,
+    threads: Sequence[int] = (1, 2),
+    runs: int = 50,
+    max_seconds: float = 10.0,
+    command: str = "edge-sr demo",
+    progress: Progress = quiet,
+) -> DemoReport:
+    """Export each scheme for each target, verify, profile, and write ``report.html`` and ``report.json``.
+
+    Artifacts go to ``out_dir/artifacts``; those of an earlier demo are replaced.
+
+    Args:
+        out_dir: folder for everything; made where missing.
+        model, scale, schemes, targets, tile, checkpoint: as for :func:`apps.exporting.export_artifacts`.
+        data, sets: image sets; default the sample photos.
+        threads, runs, max_seconds: as for :func:`apps.profiler.profile_artifacts`.
+        command: printed in the report.
+        progress: called throughout.
+    """
+    start = time.perf_counter()
+    _make_folder(out_dir)
+    export = export_artifacts(
+        model=model,
+        scale=scale,
+        schemes=schemes,
+        targets=tuple(TARGETS) if targets is None else targets,
+        tile=tile,
+        out_dir=out_dir / "artifacts",
+        checkpoint=checkpoint,
+        overwrite=True,
+        progress=progress,
+    )
+    if not export.paths:
+        raise ConfigError(f"expected at least one artifact, got none: {export.failures[0].error}")
+    verify = verify_artifacts(export.paths, data=data, sets=sets, checkpoint=checkpoint, record=True, progress=progress)
+    profile = profile_artifacts(export.paths, threads=threads, runs=runs, max_seconds=max_seconds, progress=progress)
+    html, json_path = out_dir / "report.html", out_dir / "report.json"
+    write_report(
+        html,
+        title=f"{model} ×{scale}: exported, verified, profiled",
+        export=export,
+        verify=verify,
+        profile=profile,
+        showcases=showcase_of(verify, load_image_sets(data, sets, scale), checkpoint=checkpoint),
+        command=command,
+    )
+    report = DemoReport(
+        export=export,
+        verify=verify,
+        profile=profile,
+        summary=summarize(export, verify, profile),
+        html=html,
+        json=json_path,
+        seconds=time.perf_counter() - start,
+    )
+    write_json(json_path, envelope("demo", report, command=command.split()))
+    return report
+
+
+def showcase_of(
+    verify: VerifyReport, image_sets: Sequence[ImageSet], *, checkpoint: Path | None = None
+) -> tuple[Showcase, ...]:
+    """The picture for the report: the image on which the first int8 artifact loses most against the float network.
+
+    Returns:
+        one showcase, or none where no int8 artifact could run.
+    """
+    rows = [row for row in verify.rows if row.artifact is not None and "8" in row.scheme]
+    if not rows:
+        return ()
+    first = rows[0].artifact_path
+    row, name = max(
+        ((row, image) for row in rows if row.artifact_path == first for image in _losses(row)),
+        key=lambda entry: _losses(entry[0])[entry[1]],
+    )
+    pair = next(
+        pair for image_set in image_sets if image_set.name == row.set_name for pair in image_set if pair.name == name
+    )
+    artifact = load_artifact(row.artifact_path)
+    meta = artifact.meta
+    network = resolve_weights(meta.model, meta.scale, "fp32", checkpoint=checkpoint).network
+    float_sr = upscale_image(TorchRunner(network, tile=meta.tile), pair.lr, overlap=meta.overlap)
+    runner = open_runner(artifact, isolated=True)
+    with closing_runner(runner):
+        int8_sr = upscale_image(runner, pair.lr, overlap=meta.overlap)
+    return (
+        make_showcase(
+            pair,
+            set_name=row.set_name,
+            artifact_name=row.label,
+            scale=meta.scale,
+            float_sr=float_sr,
+            int8_sr=int8_sr,
+        ),
+    )
+
+
+def _losses(row: VerifyRow) -> dict[str, float]:
+    """dB that each image loses to the artifact's arithmetic."""
+    if row.artifact is None:
+        return {}
+    pairs = zip(row.float_tiled.images, row.artifact.images, strict=True)
+    return {before.name: before.psnr_y_db - after.psnr_y_db for before, after in pairs}
+
+
+def _make_folder(out_dir: Path) -> None:
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ConfigError(f"expected a folder for the demo, got the file {out_dir}, name another --out")
+    for name in ("report.html", "report.json"):
+        path = out_dir / name
+        if path.exists() and not _is_own_folder(out_dir):
+            raise ConfigError(
+                f"expected a new folder or one of an earlier demo, got {out_dir} with a {name} of its own"
+            )
+    out_dir.mkdir(parents=True, exist_ok=True)
+
+
+def _is_own_folder(out_dir: Path) -> bool:
+    try:
+        content = json.loads((out_dir / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == "edge-sr/demo"

@@ -1,0 +1,215 @@
+"""The doctor: what is installed, which targets and devices work here, and the cure for each that does not."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from apps.child import run_child
+from apps.machine import MachineInfo, describe_machine, package_version
+from apps.profiler import DEVICES
+from apps.progress import Progress, quiet
+from apps.runnable import reason_not_runnable
+from converters.targets import TARGETS, Target
+from edge_sr.checkpoints import WEIGHTS_DIR
+from edge_sr.errors import ConfigError, EdgeSRError, RunnerError
+
+OK, NOTE, BROKEN = "ok", "note", "broken"
+STATUSES = (OK, NOTE, BROKEN)
+
+# What every command needs; the targets bring their own.
+CORE_PACKAGES = (
+    "torch",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "scikit-image",
+    "typer",
+    "rich",
+    "jinja2",
+    "matplotlib",
+    "tqdm",
+)
+_PROBE_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the doctor's table. ``status`` is ``ok``, ``note`` (works less than it could) or ``broken``."""
+
+    group: str
+    name: str
+    status: str
+    detail: str
+    cure: str = ""
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ConfigError(f"expected a status out of {', '.join(STATUSES)}, got {self.status!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorReport:
+    """Everything the doctor looked at, in groups: python, packages, weights, targets, devices, training."""
+
+    checks: tuple[Check, ...]
+    machine: MachineInfo
+
+    @property
+    def broken(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.status == BROKEN)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"checks": [check.to_json() for check in self.checks]}
+
+
+def examine(*, quick: bool = False, progress: Progress = quiet) -> DoctorReport:
+    """Look at this installation and try it.
+
+    Args:
+        quick: only look at versions; otherwise each target converts and runs one convolution in a process of its own
+            (some ten seconds each).
+        progress: called after each group.
+    """
+    checks: list[Check] = []
+    steps = [_check_python, _check_packages, _check_weights, _check_training, _check_devices]
+    total = len(steps) + len(TARGETS)
+    for step in steps:
+        checks += step()
+        progress("doctor", steps.index(step) + 1, total)
+    for index, target in enumerate(TARGETS.values(), start=len(steps) + 1):
+        checks.append(check_target(target, quick=quick))
+        progress("doctor", index, total)
+    return DoctorReport(checks=tuple(checks), machine=describe_machine())
+
+
+def check_target(target: Target, *, quick: bool = False) -> Check:
+    """Whether artifacts of one target can be made and run here, tried unless ``quick``."""
+    missing = [name for name in target.converter_packages if package_version(name) is None]
+    runtimes = [name for name in target.runtime_packages if package_version(name) is not None]
+    if missing:
+        runs = f"; artifacts made elsewhere run with {runtimes[0]}" if runtimes else ""
+        return Check(
+            group="targets",
+            name=target.name,
+            status=NOTE if runtimes else BROKEN,
+            detail=f"cannot convert: {', '.join(missing)} not installed{runs}",
+            cure=pip_install(missing),
+        )
+    versions = ", ".join(f"{name} {package_version(name)}" for name in target.converter_packages)
+    if quick:
+        reason = reason_not_runnable(target.name)
+        detail = f"installed, not tried: {versions}" + (f"; {reason}" if reason else "")
+        return Check(group="targets", name=target.name, status=NOTE if reason else OK, detail=detail)
+    try:
+        answer = run_child("apps.doctor_probe", [target.name], what=f"trying {target.name}", timeout_s=_PROBE_TIMEOUT_S)
+    except RunnerError as error:
+        answer = {"error": str(error)}
+    if "error" in answer:
+        cure = pip_install(list(target.converter_packages)) + " (or see the error above)"
+        return Check(group="targets", name=target.name, status=BROKEN, detail=str(answer["error"]), cure=cure)
+    reason = reason_not_runnable(target.name)
+    return Check(
+        group="targets",
+        name=target.name,
+        status=OK if reason is None else NOTE,
+        detail=str(answer["detail"]),
+        cure="" if reason is None else "copy the artifact to a Mac and run edge-sr verify there",
+    )
+
+
+def pip_install(names: list[str]) -> str:
+    """The command that installs packages, in the versions this project asks for where it says."""
+    try:
+        asked = metadata.requires("edge-sr") or []
+    except metadata.PackageNotFoundError:
+        asked = []
+    wanted = []
+    for name in names:
+        specs = [line.partition(";")[0].strip() for line in asked if _name_of(line) == name]
+        wanted.append(specs[0] if specs else name)
+    return "pip install " + " ".join(f"'{spec}'" if ">" in spec or "<" in spec else spec for spec in wanted)
+
+
+def _name_of(requirement: str) -> str:
+    name = requirement.partition(";")[0]
+    for mark in "[=<>!~ ":
+        name = name.partition(mark)[0]
+    return name.strip().lower().replace("_", "-")
+
+
+def _check_python() -> list[Check]:
+    version = platform.python_version()
+    good = sys.version_info[:2] == (3, 11)
+    detail = f"{version} at {sys.executable}"
+    cure = "" if good else "make a virtual environment with Python 3.11: the pinned toolchains are tested with it"
+    return [Check(group="python", name="python", status=OK if good else NOTE, detail=detail, cure=cure)]
+
+
+def _check_packages() -> list[Check]:
+    checks = []
+    for name in CORE_PACKAGES:
+        version = package_version(name)
+        checks.append(
+            Check(
+                group="packages",
+                name=name,
+                status=OK if version is not None else BROKEN,
+                detail=version or "not installed",
+                cure="" if version is not None else pip_install([name]),
+            )
+        )
+    return checks
+
+
+def _check_weights() -> list[Check]:
+    files = sorted(WEIGHTS_DIR.glob("*.safetensors"))
+    return [
+        Check(
+            group="weights",
+            name="bundled checkpoints",
+            status=OK if files else BROKEN,
+            detail=", ".join(file.stem for file in files) or f"none in {WEIGHTS_DIR}",
+            cure="" if files else "install the package again, or train with edge-sr train",
+        )
+    ]
+
+
+def _check_training() -> list[Check]:
+    return list(_training_devices())
+
+
+def _training_devices() -> Iterator[Check]:
+    try:
+        import torch
+    except ImportError as error:
+        yield Check(group="training", name="cpu", status=BROKEN, detail=str(error), cure=pip_install(["torch"]))
+        return
+    try:
+        layer = torch.nn.Conv2d(3, 4, 3)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            layer(torch.zeros(1, 3, 8, 8)).sum().backward()
+        detail = f"trains, bf16 included ({torch.get_num_threads()} threads)"
+        yield Check(group="training", name="cpu", status=OK, detail=detail)
+    except (RuntimeError, EdgeSRError) as error:
+        detail = f"trains in fp32 only: {str(error).splitlines()[0]}"
+        yield Check(group="training", name="cpu", status=NOTE, detail=detail)
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        yield Check(group="training", name="cuda", status=OK, detail=f"{torch.cuda.device_count()} x {name}")
+    else:
+        yield Check(group="training", name="cuda", status=NOTE, detail="no CUDA device: training uses the CPU")
+
+
+def _check_devices() -> list[Check]:
+    machine = describe_machine()
+    checks = [Check(group="devices", name=name, status=OK, detail=machine.line) for name in DEVICES]
+    detail = "phones over adb and browsers cannot be profiled with this version"
+    return [*checks, Check(group="devices", name="adb, browser", status=NOTE, detail=detail)]

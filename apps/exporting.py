@@ -1,0 +1,138 @@
+"""Export: checkpoint -> artifact folders, one per scheme and target."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from apps.progress import Progress, quiet
+from apps.results import ExportReport, ExportRow
+from apps.weights import Weights, resolve_weights
+from converters.artifact import Artifact, artifact_name, refuse_existing
+from converters.export import check_tile, export_artifact
+from converters.targets import TARGETS, get_target
+from edge_sr.errors import ConfigError, ConversionError, EdgeSRError, MissingToolError
+from quantization.schemes import get_scheme
+
+DEFAULT_TILE = (128, 128)
+
+
+def export_artifacts(
+    *,
+    model: str = "idsa_net_mobile",
+    scale: int = 4,
+    schemes: Sequence[str] = ("w8a8",),
+    targets: Sequence[str] | None = None,
+    tile: tuple[int, int] = DEFAULT_TILE,
+    out_dir: Path,
+    checkpoint: Path | None = None,
+    calibration: Path | None = None,
+    overlap: int | None = None,
+    overwrite: bool = False,
+    progress: Progress = quiet,
+) -> ExportReport:
+    """Make one artifact per scheme and target in ``out_dir``.
+
+    Every name, the tile and every output path are checked before the first (slow) conversion. A toolchain that is
+    missing or refuses the network costs its own artifacts only: its rows carry the error.
+
+    Args:
+        model: a name in ``MODELS``.
+        scale: 2, 3 or 4.
+        schemes: names in ``SCHEMES``; each target must be able to do each of them.
+        targets: names in ``TARGETS``; None for all.
+        tile: (height, width) of the LR input, multiples of the network's ``tile_multiple``.
+        out_dir: folder for the artifact folders; made where missing.
+        checkpoint: float or quantized checkpoint file; default the bundled ones, the float one for float schemes.
+        calibration: HR images for quantizing a float checkpoint; default the sample photos.
+        overlap: LR pixels shared by neighbouring tiles; default as far as the network sees.
+        overwrite: replace artifacts that exist.
+        progress: called after each artifact.
+    Raises:
+        ConfigError, UnsupportedScheme: a name or the tile is not possible.
+        CheckpointError: no weights, or those of another network.
+        ArtifactError: an artifact folder exists.
+    """
+    jobs = _plan(schemes, list(TARGETS) if targets is None else targets)
+    weights: dict[str, Weights] = {}
+    for scheme, target in jobs:
+        name = artifact_name(model=model, scale=scale, scheme=scheme, target=target, tile=tile)
+        refuse_existing(Path(out_dir) / name, overwrite=overwrite)
+    for scheme in dict.fromkeys(scheme for scheme, _ in jobs):
+        weights[scheme] = resolve_weights(
+            model, scale, scheme, checkpoint=checkpoint, calibration=calibration, progress=progress
+        )
+        check_tile(tile, multiple=int(weights[scheme].network.tile_multiple))  # type: ignore[arg-type]
+    rows: list[ExportRow] = []
+    for scheme, target in jobs:
+        progress("export", len(rows), len(jobs))
+        rows.append(_export_one(weights[scheme], model, scale, scheme, target, tile, Path(out_dir), overlap, overwrite))
+    progress("export", len(rows), len(jobs))
+    return ExportReport(rows=tuple(rows))
+
+
+def parse_tile(text: str) -> tuple[int, int]:
+    """Read ``128x128`` (height x width) as typed on a command line."""
+    height, cross, width = text.lower().partition("x")
+    if not cross or not height.isdecimal() or not width.isdecimal():
+        raise ConfigError(f"expected a tile as HEIGHTxWIDTH, got {text!r}, write 128x128, say")
+    return int(height), int(width)
+
+
+def _plan(schemes: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:
+    if not schemes or not targets:
+        raise ConfigError(f"expected schemes and targets, got {list(schemes)} and {list(targets)}, name one of each")
+    jobs = [(scheme, target) for scheme in dict.fromkeys(schemes) for target in dict.fromkeys(targets)]
+    for scheme, target in jobs:
+        get_scheme(scheme)
+        get_target(target).check_scheme(scheme)
+    return jobs
+
+
+def _export_one(
+    weights: Weights,
+    model: str,
+    scale: int,
+    scheme: str,
+    target: str,
+    tile: tuple[int, int],
+    out_dir: Path,
+    overlap: int | None,
+    overwrite: bool,
+) -> ExportRow:
+    start = time.perf_counter()
+    artifact: Artifact | None = None
+    error: EdgeSRError | None = None
+    try:
+        artifact = export_artifact(
+            network=weights.network,
+            scheme=scheme,
+            target=target,
+            tile=tile,
+            out_dir=out_dir,
+            overlap=overlap,
+            checkpoint_sha256=weights.checkpoint_sha256,
+            calibration_sha256=weights.calibration_sha256,
+            overwrite=overwrite,
+            weights_license=weights.license,
+            weights_attribution=weights.attribution,
+        )
+    except (ConversionError, MissingToolError) as caught:
+        error = caught
+    meta = None if artifact is None else artifact.meta
+    return ExportRow(
+        model=model,
+        scale=scale,
+        scheme=scheme,
+        target=target,
+        tile=tile,
+        weights=weights.origin,
+        path=None if artifact is None else artifact.path,
+        size_bytes=None if meta is None else meta.size_bytes,
+        seconds=time.perf_counter() - start,
+        delegates=None if meta is None else meta.delegation.delegates,
+        ops_outside=None if meta is None else dict(meta.delegation.ops_outside),
+        notes=() if meta is None else meta.notes,
+        error=None if error is None else str(error),
+    )

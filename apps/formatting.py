@@ -1,0 +1,38 @@
+"""Numbers as people read them: bytes, decibels, latencies, delegation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from apps.results import Timing
+
+
+def format_bytes(size: int | None) -> str:
+    """Bytes in decimal units."""
+    if size is None:
+        return "–"
+    return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+
+
+def format_db(value: float | None, digits: int = 3) -> str:
+    """Decibels (or an SSIM), or a dash where there are none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def format_drop(value: float | None) -> str:
+    """A drop in dB with its sign: positive is a loss."""
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def format_timing(timing: Timing | None) -> str:
+    """``median (IQR)`` in ms; a noisy one carries an exclamation mark."""
+    if timing is None:
+        return "–"
+    return f"{timing.median_ms:.1f} ({timing.iqr_ms:.1f}{'!' if timing.noisy else ''})"
+
+
+def format_ops(ops: Mapping[str, int] | None, delegates: int | None) -> str:
+    """Ops left outside of the delegates; a dash where nothing can tell."""
+    if ops is None or (delegates is None and not ops):
+        return "–"
+    return ", ".join(f"{count} {name}" for name, count in ops.items()) or "none"

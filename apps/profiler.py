@@ -1,0 +1,115 @@
+"""Latency of artifacts on a device, each measured in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from apps.child import run_child
+from apps.progress import Progress, quiet
+from apps.results import ProfileReport, ProfileRow, Timing
+from apps.runnable import reason_not_runnable
+from converters.artifact import Artifact, load_artifact
+from edge_sr.errors import ConfigError, RunnerError
+
+DEVICES = ("host",)
+
+# Loading the libraries, the model and the first runs; the timed runs come on top.
+_STARTUP_SECONDS = 120.0
+# Numerical libraries beside the runtime must not use more threads than the measurement is about.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def profile_artifacts(
+    paths: Sequence[Path],
+    *,
+    device: str = "host",
+    threads: Sequence[int] = (1,),
+    runs: int = 50,
+    max_seconds: float = 20.0,
+    progress: Progress = quiet,
+) -> ProfileReport:
+    """Measure the latency of artifacts, one tile per run, one child process per artifact and thread count.
+
+    Args:
+        paths: artifact folders.
+        device: where to run; only ``host``, this machine, exists.
+        threads: CPU thread counts of the runtime, each measured.
+        runs: timed runs per measurement, after warm-up.
+        max_seconds: stop timing one measurement after this long (at least ten runs are always made).
+        progress: called after each measurement.
+    Returns:
+        one row per artifact and thread count; a row without timing says why.
+    Raises:
+        ConfigError: unknown device, no artifact, or a number out of range.
+        ArtifactError: a folder is missing, damaged or altered. All are checked before any is run.
+    """
+    check_device(device)
+    if not paths:
+        raise ConfigError("expected at least one artifact folder, got none, give the folder that export wrote")
+    if not threads or min(threads) < 1:
+        raise ConfigError(f"threads must be at least 1, got {list(threads)}, use --threads 1")
+    if runs < 1 or max_seconds <= 0:
+        raise ConfigError(f"runs and seconds must be positive, got {runs} runs in {max_seconds} s")
+    artifacts = [load_artifact(Path(path)) for path in paths]
+    rows: list[ProfileRow] = []
+    for artifact in artifacts:
+        for count in dict.fromkeys(threads):
+            progress("profile", len(rows), len(artifacts) * len(dict.fromkeys(threads)))
+            rows.append(_profile_one(artifact, device, count, runs, max_seconds))
+    progress("profile", len(rows), len(rows))
+    return ProfileReport(rows=tuple(rows), device=device)
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigError unless ``device`` exists."""
+    if device not in DEVICES:
+        raise ConfigError(
+            f"expected one of the devices that exist ({', '.join(DEVICES)}), got {device!r}; "
+            "phones over adb and browsers cannot be profiled with this version"
+        )
+
+
+def _profile_one(artifact: Artifact, device: str, threads: int, runs: int, max_seconds: float) -> ProfileRow:
+    reason = reason_not_runnable(artifact.meta.target)
+    timing, failed = None, False
+    if reason is None:
+        try:
+            timing = _time_in_child(artifact, threads, runs, max_seconds)
+        except RunnerError as error:
+            reason, failed = str(error), True
+    return ProfileRow(
+        artifact_path=artifact.path,
+        model=artifact.meta.model,
+        scheme=artifact.meta.scheme,
+        target=artifact.meta.target,
+        tile=artifact.meta.tile,
+        device=device,
+        threads=threads,
+        timing=timing,
+        reason=reason,
+        failed=failed,
+    )
+
+
+def _time_in_child(artifact: Artifact, threads: int, runs: int, max_seconds: float) -> Timing:
+    arguments = [str(artifact.path.resolve()), "--threads", str(threads), "--runs", str(runs)]
+    content = run_child(
+        "apps.profile_child",
+        [*arguments, "--max-seconds", str(max_seconds)],
+        what=f"profile of {artifact.path.name}",
+        # One run may take far longer than the budget, so the limit grows with both.
+        timeout_s=_STARTUP_SECONDS + 10.0 * max_seconds,
+        environment=dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+    )
+    if "error" in content:
+        raise RunnerError(str(content["error"]))
+    return timing_from_json(content["timing"])
+
+
+def timing_from_json(fields: dict[str, Any]) -> Timing:
+    """Rebuild a :class:`Timing` from what the child wrote."""
+    values = dict(fields)
+    values["samples_ms"] = tuple(float(sample) for sample in values["samples_ms"])
+    return Timing(**values)

@@ -1,0 +1,230 @@
+"""One page of everything that was measured: table, charts, crops, machine, versions, command.
+
+The page is a single HTML file: style inline, pictures embedded, nothing fetched when it is opened.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apps.figures import Panel, crop_panels, latency_chart, most_different_window, png_bytes, waterfall_chart
+from apps.formatting import format_bytes, format_db, format_drop, format_ops
+from apps.machine import describe_machine, package_versions
+from apps.results import NOISY_IQR_PERCENT, ExportReport, ProfileReport, Timing, VerifyReport, VerifyRow, plain
+from converters.targets import TARGETS
+from edge_sr.atomic import atomic_path
+from edge_sr.datasets import ImagePair
+from edge_sr.resize import bicubic_resize
+
+Image = NDArray[np.uint8]
+
+CROP_SIDE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryRow:
+    """One artifact in the main table, everything joined by its path.
+
+    ``drop_db`` and ``psnr_y_db`` are means over the sets' means where there are several sets. ``timings`` maps a number
+    of threads to its timing. ``reason`` says why accuracy or latency is missing.
+    """
+
+    artifact_name: str
+    target: str
+    scheme: str
+    tile: tuple[int, int]
+    weights: str
+    size_bytes: int | None
+    psnr_y_db: float | None
+    ssim: float | None
+    drop_db: float | None
+    tiling_drop_db: float | None
+    quantization_drop_db: float | None
+    timings: Mapping[int, Timing]
+    delegates: int | None
+    ops_outside: Mapping[str, int] | None
+    notes: tuple[str, ...]
+    reason: str | None
+
+    @property
+    def target_title(self) -> str:
+        return TARGETS[self.target].title
+
+    @property
+    def outside(self) -> str:
+        """Ops left outside of the delegates, for people."""
+        return format_ops(self.ops_outside, self.delegates)
+
+    def to_json(self) -> dict[str, Any]:
+        short = ("median_ms", "iqr_ms", "iqr_percent", "p95_ms", "noisy", "load_ms", "first_ms", "peak_rss_bytes")
+        timings = {count: timing.to_json() for count, timing in self.timings.items()}
+        fields = asdict(self) | {
+            "timings": {count: {name: full[name] for name in short} for count, full in timings.items()}
+        }
+        return plain(fields)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Showcase:
+    """The picture of the report: the image on which an int8 artifact differs most from the float network."""
+
+    image_name: str
+    set_name: str
+    artifact_name: str
+    panels: tuple[Panel, ...]
+
+
+def summarize(export: ExportReport, verify: VerifyReport, profile: ProfileReport) -> tuple[SummaryRow, ...]:
+    """Join what was exported, verified and profiled, one row per exported (or failed) artifact."""
+    rows = []
+    for made in export.rows:
+        own = [row for row in verify.rows if made.path is not None and row.artifact_path == made.path]
+        timed = [row for row in profile.rows if made.path is not None and row.artifact_path == made.path]
+        reasons = [made.error, *(row.reason for row in own), *(row.reason for row in timed)]
+        rows.append(
+            SummaryRow(
+                artifact_name="" if made.path is None else made.path.name,
+                target=made.target,
+                scheme=made.scheme,
+                tile=made.tile,
+                weights=made.weights,
+                size_bytes=made.size_bytes,
+                psnr_y_db=_mean(own, lambda row: None if row.artifact is None else row.artifact.psnr_y_db),
+                ssim=_mean(own, lambda row: None if row.artifact is None else row.artifact.ssim),
+                drop_db=_mean(own, lambda row: row.drop_db),
+                tiling_drop_db=_mean(own, lambda row: row.tiling_drop_db),
+                quantization_drop_db=_mean(own, lambda row: row.quantization_drop_db),
+                timings={row.threads: row.timing for row in timed if row.timing is not None},
+                delegates=made.delegates,
+                ops_outside=made.ops_outside,
+                notes=made.notes,
+                reason=next((reason for reason in reasons if reason), None),
+            )
+        )
+    return tuple(rows)
+
+
+def make_showcase(
+    pair: ImagePair, *, set_name: str, artifact_name: str, scale: int, float_sr: Image, int8_sr: Image
+) -> Showcase:
+    """Cut the square where the int8 artifact and the float network differ most out of LR, bicubic, float, int8, HR."""
+    height, width = pair.hr.shape[:2]
+    window = most_different_window(float_sr, int8_sr, CROP_SIDE)
+    # On the LR grid, so that the LR crop shows the same scene.
+    window = (window[0] // scale * scale, window[1] // scale * scale)
+    panels = (
+        Panel(label="LR", image=pair.lr),
+        Panel(label="bicubic", image=bicubic_resize(pair.lr, height, width)),
+        Panel(label="float", image=float_sr),
+        Panel(label="int8", image=int8_sr),
+        Panel(label="HR", image=pair.hr),
+    )
+    return Showcase(
+        image_name=pair.name,
+        set_name=set_name,
+        artifact_name=artifact_name,
+        panels=crop_panels(panels, window=window, size=CROP_SIDE),
+    )
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    export: ExportReport,
+    verify: VerifyReport,
+    profile: ProfileReport,
+    showcases: Sequence[Showcase] = (),
+    command: str,
+) -> Path:
+    """Write the page; an existing file of that name is replaced, whole or not at all.
+
+    Args:
+        path: the .html file; its folder must exist.
+        title: heading of the page.
+        export, verify, profile: what was measured.
+        showcases: crops to show.
+        command: the words that made the numbers, printed for whoever repeats them.
+    """
+    # Imported here: only a report needs jinja2.
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters.update(_FILTERS)
+    template = environment.from_string((resources.files("apps") / "templates" / "report.html.j2").read_text("utf-8"))
+    summary = summarize(export, verify, profile)
+    versions = {name: version for name, version in package_versions().items() if version is not None}
+    page = template.render(
+        title=title,
+        summary=summary,
+        threads=sorted({row.threads for row in profile.rows}),
+        verify_rows=verify.rows,
+        profile=profile,
+        latency_png=_latency_png(summary),
+        waterfalls=_waterfalls(verify.rows),
+        showcases=showcases,
+        machine=describe_machine(),
+        versions=versions,
+        command=command,
+        noisy_percent=NOISY_IQR_PERCENT,
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def _mean(rows: Sequence[VerifyRow], value: Callable[[VerifyRow], float | None]) -> float | None:
+    values = [value(row) for row in rows]
+    known = [number for number in values if number is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def _latency_png(summary: Sequence[SummaryRow]) -> bytes | None:
+    bars = [
+        (
+            f"{row.target_title} {row.scheme}, {count} thread{'s' if count > 1 else ''}",
+            row.scheme,
+            t.median_ms,
+            t.iqr_ms,
+        )
+        for row in summary
+        for count, t in sorted(row.timings.items())
+    ]
+    return latency_chart(bars) if bars else None
+
+
+def _waterfalls(rows: Sequence[VerifyRow]) -> list[tuple[str, bytes]]:
+    charts = []
+    for row in rows:
+        if row.artifact is None or row.quantization_drop_db is None or row.scheme == "fp32":
+            continue
+        steps = [
+            ("tiling", row.tiling_drop_db),
+            ("int8" if "8" in row.scheme else row.scheme, row.quantization_drop_db),
+        ]
+        chart = waterfall_chart(
+            steps, start_label="float, whole", start_db=row.float_whole.psnr_y_db, end_label="artifact"
+        )
+        charts.append((f"{TARGETS[row.target].title} {row.scheme} on {row.set_name}", chart))
+    return charts
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+_FILTERS: dict[str, Callable[..., Any]] = {
+    "bytes": format_bytes,
+    "db": format_db,
+    "drop": format_drop,
+    "data_uri": _data_uri,
+    "png": png_bytes,
+}

@@ -1,0 +1,364 @@
+"""What the steps return: frozen dataclasses that print as tables and save as JSON.
+
+Every JSON file written here is an envelope: ``kind`` (what it holds), when and with which command it was made, the
+machine and the package versions, then the result itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from apps.machine import describe_machine, package_versions
+from edge_sr.atomic import atomic_path
+from edge_sr.errors import ConfigError
+from edge_sr.evaluation import SetScore
+
+KIND_PREFIX = "edge-sr/"
+
+# The interquartile range, as a share of the median, above which a latency is called noisy.
+NOISY_IQR_PERCENT = 10.0
+
+
+class Result(Protocol):
+    """Anything a step returns."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+# ------------------------------------------------------------------------------------------------------------ export
+@dataclass(frozen=True, kw_only=True)
+class ExportRow:
+    """One artifact made, or the reason why not.
+
+    ``weights`` says where the numbers come from: ``checkpoint`` (as stored) or ``post-training`` (quantized here, after
+    calibration, because the checkpoint is a float one). ``seconds`` is the whole export, checks included.
+    """
+
+    model: str
+    scale: int
+    scheme: str
+    target: str
+    tile: tuple[int, int]
+    weights: str
+    path: Path | None
+    size_bytes: int | None
+    seconds: float
+    delegates: int | None = None
+    ops_outside: Mapping[str, int] | None = None
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return plain(asdict(self))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """All artifacts of one export command, in the order of making."""
+
+    rows: tuple[ExportRow, ...]
+
+    @property
+    def failures(self) -> tuple[ExportRow, ...]:
+        return tuple(row for row in self.rows if row.error is not None)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(row.path for row in self.rows if row.path is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"artifacts": [row.to_json() for row in self.rows]}
+
+
+# ------------------------------------------------------------------------------------------------------------ verify
+@dataclass(frozen=True, kw_only=True)
+class VerifyRow:
+    """One artifact on one image set, beside the float network that it came from.
+
+    Three scores, each on the same images: ``float_whole`` (float network, whole images), ``float_tiled`` (float
+    network, through the artifact's tiles and overlap), ``artifact`` (the artifact's own file in its own runtime). Their
+    differences split the drop. ``artifact`` is None where nothing here can run it, and ``reason`` says why; no other
+    number ever stands in for it.
+    """
+
+    artifact_path: Path
+    model: str
+    scheme: str
+    target: str
+    tile: tuple[int, int]
+    overlap: int
+    float_whole: SetScore
+    float_tiled: SetScore
+    artifact: SetScore | None
+    reason: str | None = None
+    failed: bool = False
+
+    @property
+    def label(self) -> str:
+        return self.artifact_path.name
+
+    @property
+    def set_name(self) -> str:
+        return self.float_whole.set_name
+
+    @property
+    def tiling_drop_db(self) -> float:
+        """What running in tiles costs the float network; negative where tiles happen to score better."""
+        return _drop(self.float_whole.psnr_y_db, self.float_tiled.psnr_y_db)
+
+    @property
+    def quantization_drop_db(self) -> float | None:
+        """What the artifact's arithmetic costs, tiles being equal."""
+        return None if self.artifact is None else _drop(self.float_tiled.psnr_y_db, self.artifact.psnr_y_db)
+
+    @property
+    def drop_db(self) -> float | None:
+        """The whole drop: float network on whole images against the artifact in tiles."""
+        return None if self.artifact is None else _drop(self.float_whole.psnr_y_db, self.artifact.psnr_y_db)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "artifact_name": self.label,
+            "model": self.model,
+            "scheme": self.scheme,
+            "target": self.target,
+            "tile": list(self.tile),
+            "overlap": self.overlap,
+            "set": self.set_name,
+            "psnr_y_db": None if self.artifact is None else plain(self.artifact.psnr_y_db),
+            "ssim": None if self.artifact is None else plain(self.artifact.ssim),
+            "drop_db": plain(self.drop_db),
+            "tiling_drop_db": plain(self.tiling_drop_db),
+            "quantization_drop_db": plain(self.quantization_drop_db),
+            "reason": self.reason,
+            "failed": self.failed,
+            "float_whole": self.float_whole.to_json(),
+            "float_tiled": self.float_tiled.to_json(),
+            "artifact": None if self.artifact is None else self.artifact.to_json(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """All artifacts on all sets, and what the gate said.
+
+    ``gate_failures`` holds one line per broken promise; it is empty where no gate was asked for.
+    """
+
+    rows: tuple[VerifyRow, ...]
+    max_drop_db: float | None
+    gate_failures: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "max_drop_db": self.max_drop_db,
+            "gate_failures": list(self.gate_failures),
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+
+# ----------------------------------------------------------------------------------------------------------- profile
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Latency of one artifact with one number of threads, from a process of its own.
+
+    All times are wall-clock milliseconds. ``samples_ms`` are all timed runs, in order: image tile in (uint8), image
+    tile out (uint8), conversions included. ``load_ms`` is opening the model, ``first_ms`` the first run after that.
+    ``peak_rss_bytes`` is the process's largest resident memory, ``base_rss_bytes`` what it held before the model was
+    opened.
+    """
+
+    threads: int
+    load_ms: float
+    first_ms: float
+    warmup_runs: int
+    samples_ms: tuple[float, ...]
+    peak_rss_bytes: int
+    base_rss_bytes: int
+    runtime: str
+    runtime_version: str
+
+    def __post_init__(self) -> None:
+        if not self.samples_ms:
+            raise ConfigError("expected at least one timed run, got none, raise the number of runs")
+
+    @property
+    def median_ms(self) -> float:
+        return _quantile(self.samples_ms, 0.5)
+
+    @property
+    def iqr_ms(self) -> float:
+        """Third quartile less first: the spread of the middle half of the runs."""
+        return _quantile(self.samples_ms, 0.75) - _quantile(self.samples_ms, 0.25)
+
+    @property
+    def iqr_percent(self) -> float:
+        return 100.0 * self.iqr_ms / self.median_ms
+
+    @property
+    def p95_ms(self) -> float:
+        return _quantile(self.samples_ms, 0.95)
+
+    @property
+    def noisy(self) -> bool:
+        return self.iqr_percent > NOISY_IQR_PERCENT
+
+    def to_json(self) -> dict[str, Any]:
+        summary = {
+            "median_ms": self.median_ms,
+            "iqr_ms": self.iqr_ms,
+            "iqr_percent": self.iqr_percent,
+            "p95_ms": self.p95_ms,
+            "noisy": self.noisy,
+        }
+        return plain({**summary, **asdict(self)})  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRow:
+    """One artifact on one device with one number of threads; ``timing`` is None where ``reason`` says why."""
+
+    artifact_path: Path
+    model: str
+    scheme: str
+    target: str
+    tile: tuple[int, int]
+    device: str
+    threads: int
+    timing: Timing | None
+    reason: str | None = None
+    failed: bool = False
+
+    @property
+    def label(self) -> str:
+        return self.artifact_path.name
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "artifact_name": self.label,
+            "model": self.model,
+            "scheme": self.scheme,
+            "target": self.target,
+            "tile": list(self.tile),
+            "device": self.device,
+            "threads": self.threads,
+            "timing": None if self.timing is None else self.timing.to_json(),
+            "reason": self.reason,
+            "failed": self.failed,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileReport:
+    """All artifacts with all thread counts on one device."""
+
+    rows: tuple[ProfileRow, ...]
+    device: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"device": self.device, "rows": [row.to_json() for row in self.rows]}
+
+
+# ----------------------------------------------------------------------------------------------------------- upscale
+@dataclass(frozen=True, kw_only=True)
+class UpscaleResult:
+    """A photo made larger."""
+
+    source: Path
+    output: Path
+    runner: str
+    scale: int
+    lr_size: tuple[int, int]
+    sr_size: tuple[int, int]
+    tiles: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return plain(asdict(self))  # type: ignore[no-any-return]
+
+
+# -------------------------------------------------------------------------------------------------------------- JSON
+def envelope(kind: str, result: Result, *, command: Sequence[str] | None = None) -> dict[str, Any]:
+    """Wrap a result with when, how and where it was made.
+
+    Args:
+        kind: short name of the content, such as ``verify``.
+        result: what to save.
+        command: the words that made it; default the words this process was started with.
+    """
+    return {
+        "kind": KIND_PREFIX + kind,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": list(command) if command is not None else [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "machine": describe_machine().to_json(),
+        "versions": package_versions(),
+        **result.to_json(),
+    }
+
+
+def check_json_target(path: Path | None) -> None:
+    """Refuse, before any work is done, a ``--json`` path that would destroy something else.
+
+    An earlier result of ours is replaced; any other existing file is not.
+
+    Raises:
+        ConfigError: the folder is missing, or the file exists and holds something else.
+    """
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise ConfigError(f"expected a folder for {path}, got no {path.parent}, create it first")
+    if path.is_dir():
+        raise ConfigError(f"expected a file for the JSON result, got the folder {path}, name a file in it")
+    if path.exists() and not _is_ours(path):
+        raise ConfigError(
+            f"expected a new file or an earlier result for --json, got {path} with other content, choose another name"
+        )
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` as JSON under a temporary name, then rename; infinities and NaN become strings."""
+    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """Turn paths, tuples, numpy numbers and non-finite floats into what JSON has."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and str(content.get("kind", "")).startswith(KIND_PREFIX)
+
+
+def _drop(before_db: float, after_db: float) -> float:
+    # Two perfect results (inf dB each) differ by nothing, where plain subtraction says NaN.
+    return 0.0 if before_db == after_db else before_db - after_db
+
+
+def _quantile(samples: Sequence[float], share: float) -> float:
+    return float(np.quantile(np.asarray(samples, dtype=np.float64), share))

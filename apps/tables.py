@@ -1,0 +1,185 @@
+"""The results as tables for a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from apps.formatting import format_bytes, format_db, format_drop, format_ops, format_timing
+from converters.targets import TARGETS
+from quantization.schemes import SCHEMES
+
+if TYPE_CHECKING:
+    from apps.catalogue import ModelsReport
+    from apps.doctor import DoctorReport
+    from apps.report import SummaryRow
+    from apps.results import ExportReport, ProfileReport, VerifyReport
+
+# Wide enough for every table here: a pipe or a log file has no width of its own.
+_FILE_WIDTH = 200
+_STATUS_STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
+
+
+def console() -> Console:
+    """Stdout, as wide as the terminal, or wide enough for whole tables where it is none."""
+    return Console(width=None if sys.stdout.isatty() else _FILE_WIDTH, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print one line on stdout as it is."""
+    console().print(text, markup=False, soft_wrap=True)
+
+
+def print_export(report: ExportReport) -> None:
+    """Target, scheme, size, delegates, ops outside, where it is."""
+    table = _table(
+        "target", "scheme", "weights", "size", "delegates", "ops outside", "seconds", "artifact", right=(3, 4, 6)
+    )
+    for row in report.rows:
+        _add(
+            table,
+            row.target,
+            row.scheme,
+            row.weights,
+            format_bytes(row.size_bytes),
+            "–" if row.delegates is None else str(row.delegates),
+            format_ops(row.ops_outside, row.delegates),
+            f"{row.seconds:.0f}",
+            str(row.path) if row.error is None else f"failed: {row.error}",
+        )
+    console().print(table)
+
+
+def print_verify(report: VerifyReport) -> None:
+    """PSNR and SSIM per artifact and set, the worst image, and the drop split in two."""
+    table = _table(
+        *("artifact", "set", "float, whole", "float, tiled", "PSNR-Y", "SSIM", "drop", "= tiling", "+ quant."),
+        "worst image",
+        right=range(2, 9),
+    )
+    for row in report.rows:
+        cells = [row.label, row.set_name, format_db(row.float_whole.psnr_y_db), format_db(row.float_tiled.psnr_y_db)]
+        if row.artifact is None:
+            cells += ["–", "–", "–", format_drop(row.tiling_drop_db), "–", row.reason or ""]
+        else:
+            worst = row.artifact.worst
+            cells += [format_db(row.artifact.psnr_y_db), format_db(row.artifact.ssim, 4), format_drop(row.drop_db)]
+            cells += [format_drop(row.tiling_drop_db), format_drop(row.quantization_drop_db)]
+            cells += [f"{worst.name} ({worst.psnr_y_db:.2f} dB)"]
+        _add(table, *cells)
+    console().print(table)
+
+
+def print_profile(report: ProfileReport) -> None:
+    """Load, first run, median, IQR, p95 and memory per artifact and thread count."""
+    table = _table(
+        *("artifact", "threads", "load ms", "first ms", "median ms", "IQR ms", "p95 ms", "runs", "peak RSS"),
+        "runtime",
+        right=range(1, 9),
+    )
+    for row in report.rows:
+        timing = row.timing
+        if timing is None:
+            _add(table, row.label, str(row.threads), *["–"] * 7, row.reason or "")
+            continue
+        _add(
+            table,
+            row.label,
+            str(row.threads),
+            f"{timing.load_ms:.1f}",
+            f"{timing.first_ms:.1f}",
+            f"{timing.median_ms:.2f}",
+            f"{timing.iqr_ms:.2f}" + (f" ! {timing.iqr_percent:.0f}%" if timing.noisy else ""),
+            f"{timing.p95_ms:.2f}",
+            str(len(timing.samples_ms)),
+            f"{timing.peak_rss_bytes / 1e6:.0f} MB",
+            f"{timing.runtime} {timing.runtime_version}",
+        )
+    console().print(table)
+    if any(row.timing is not None and row.timing.noisy for row in report.rows):
+        say("!  IQR above 10% of the median: something else used the processor; measure again on a quiet machine")
+
+
+def print_summary(rows: Sequence[SummaryRow], threads: Sequence[int]) -> None:
+    """The demo's table: accuracy, latency and delegation of every artifact."""
+    heads = ["target", "scheme", "size", "PSNR-Y", "drop", *(f"ms, {count} thr. (IQR)" for count in threads)]
+    table = _table(*heads, "delegates", "ops outside", right=range(2, 6 + len(threads)))
+    for row in rows:
+        _add(
+            table,
+            row.target,
+            row.scheme,
+            format_bytes(row.size_bytes),
+            format_db(row.psnr_y_db),
+            format_drop(row.drop_db),
+            *(format_timing(row.timings.get(count)) for count in threads),
+            "–" if row.delegates is None else str(row.delegates),
+            row.outside,
+        )
+    console().print(table)
+    for row in rows:
+        if row.reason is not None:
+            say(f"{row.target} {row.scheme}: {row.reason}")
+
+
+def print_doctor(report: DoctorReport) -> None:
+    """What was found, and what to do about it."""
+    table = _table("", "what", "status", "found", "cure")
+    group = ""
+    for check in report.checks:
+        if group and check.group != group:
+            table.add_section()
+        style = _STATUS_STYLES[check.status]
+        heading = check.group if check.group != group else ""
+        table.add_row(
+            heading, escape(check.name), f"[{style}]{check.status}[/]", escape(check.detail), escape(check.cure)
+        )
+        group = check.group
+    console().print(table)
+
+
+def print_models(report: ModelsReport) -> None:
+    """Networks, their sizes, and what is recorded with their weights."""
+    table = _table("model", "scale", "parameters", "deployed", "bundled weights", "recorded", right=(2, 3))
+    for model in report.models:
+        for scale, count in model.parameters.items():
+            own = [weights for weights in model.bundled if weights.scale == scale]
+            _add(
+                table,
+                model.name if scale == min(model.parameters) else "",
+                f"x{scale}",
+                f"{count:,}",
+                f"{model.deployed_parameters[scale]:,}",
+                "\n".join(weights.scheme for weights in own) or "–",
+                "\n".join(_recorded(weights.metadata) for weights in own),
+            )
+        table.add_section()
+    console().print(table)
+    for model in report.models:
+        say(f"{model.name}: {model.summary}")
+    for scheme in SCHEMES.values():
+        targets = [target.name for target in TARGETS.values() if scheme.name in target.schemes]
+        say(f"{scheme.name}: {scheme.summary} ({', '.join(targets)})")
+
+
+def _recorded(metadata: dict[str, object]) -> str:
+    # Short values only: whole histories are in --json.
+    short = {key: value for key, value in metadata.items() if isinstance(value, str | int | float) and value != ""}
+    return ", ".join(f"{key} {value}" for key, value in short.items() if len(str(value)) <= 40)[:110]
+
+
+def _table(*heads: str, right: Sequence[int] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="right" if index in right else "left", overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*(escape(cell) for cell in cells))
