@@ -257,9 +257,15 @@ def write_artifact(path: Path, *, meta: ArtifactMeta, source: Path, overwrite: b
             shutil.copyfile(source / name, fresh / name)
         _write_meta(fresh / META_FILE, meta)
         load_artifact(fresh)
+        old = Path(scratch) / "old"
         if path.exists():
-            os.replace(path, Path(scratch) / "old")
-        os.replace(fresh, path)
+            os.replace(path, old)
+        try:
+            os.replace(fresh, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
     return Artifact(path=path, meta=meta)
 
 

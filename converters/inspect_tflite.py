@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.artifact import Delegation
+from converters.quiet import quiet_native
 from converters.tflite_graph import operator_name, read_model, type_name
 from edge_sr.errors import ConversionError, MissingToolError
 
@@ -107,10 +108,11 @@ def _operators(path: Path, *, fuse: bool) -> list[dict[str, Any]]:
     except ImportError:
         raise MissingToolError("asking for delegation needs ai-edge-litert; pip install ai-edge-litert") from None
     try:
-        interpreter = Interpreter(
-            model_path=str(path), num_threads=1, experimental_disable_delegate_node_fusion=not fuse
-        )
-        interpreter.allocate_tensors()
+        with quiet_native():
+            interpreter = Interpreter(
+                model_path=str(path), num_threads=1, experimental_disable_delegate_node_fusion=not fuse
+            )
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         line = str(error).splitlines()[0]
         raise ConversionError(f"expected a file that the interpreter takes, got {Path(path).name}: {line}") from None

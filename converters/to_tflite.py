@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch import Tensor, fx, nn
 from converters.artifact import IoVariant, TensorSpec
 from converters.inspect_tflite import TFLiteSummary, delegation_of, inspect_tflite
 from converters.lowering import Lowered, LoweringJob
+from converters.quiet import quiet_native
 from converters.tflite_graph import (
     Model,
     change_interface,
@@ -133,13 +133,12 @@ def _quant_config() -> Any:
 
 @contextmanager
 def _quiet_toolchain() -> Iterator[None]:
-    """Without litert-torch's progress lines and the warnings that its imports raise about one another."""
+    """Without litert-torch's progress lines and the logs and warnings of all that it imports."""
     name = "LITERT_TORCH_SHOW_PROGRESS"
     before = os.environ.get(name)
     os.environ[name] = "n"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet_native():
             yield
     finally:
         os.environ.pop(name)
@@ -149,7 +148,8 @@ def _quiet_toolchain() -> Iterator[None]:
 
 def _check_same_output(before: Path, after: Path) -> None:
     """Run both files on one noisy picture; ConversionError unless the edits left every output value as it was."""
-    first, second = _run_on_noise(before), _run_on_noise(after)
+    with quiet_native():
+        first, second = _run_on_noise(before), _run_on_noise(after)
     # int8 kernels are exact. Float ones may add up in another order where channels moved.
     allowed = 0.0 if first.dtype == np.int8 else 1e-5 * max(1.0, float(np.abs(first).max()))
     difference = float(np.abs(first.astype(np.float64) - second).max())

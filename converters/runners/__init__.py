@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from converters.artifact import Artifact
 from edge_sr.errors import ConfigError
-from edge_sr.runner import Runner
+
+if TYPE_CHECKING:  # it imports torch, which a board that only runs artifacts need not have
+    from edge_sr.runner import Runner
 
 
 def open_runner(artifact: Artifact, *, threads: int = 1, isolated: bool = False) -> Runner:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.artifact import Artifact, IoVariant, TensorSpec
+from converters.quiet import quiet_native
 from edge_sr.errors import ArtifactError, MissingToolError, RunnerError, ShapeError
 
 _RUNTIMES = (("ai-edge-litert", "ai_edge_litert.interpreter"), ("tflite-runtime", "tflite_runtime.interpreter"))
@@ -33,13 +34,14 @@ class TFLiteRunner:
         if self._file not in artifact.meta.io:
             raise ArtifactError(f"expected one of {', '.join(artifact.meta.io)} in {artifact.path}, got {self._file!r}")
         package, interpreter_class = _load_runtime()
-        self.name = f"{package} {metadata.version(package)}"
+        self.name = f"{package}{_version(package)}"
         self.scale = artifact.meta.scale
         self.tile: tuple[int, int] | None = artifact.meta.tile
         self._io: IoVariant = artifact.meta.io[self._file]
         try:
-            self._interpreter = interpreter_class(model_path=str(artifact.path / self._file), num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with quiet_native():
+                self._interpreter = interpreter_class(model_path=str(artifact.path / self._file), num_threads=threads)
+                self._interpreter.allocate_tensors()
             self._input = _only(self._interpreter.get_input_details())
             self._output = _only(self._interpreter.get_output_details())
         except (ValueError, RuntimeError, OSError) as error:
@@ -87,6 +89,13 @@ def _load_runtime() -> tuple[str, Any]:
         except ImportError:
             continue
     raise MissingToolError("running TFLite needs ai-edge-litert or tflite-runtime; pip install ai-edge-litert")
+
+
+def _version(package: str) -> str:
+    try:
+        return f" {metadata.version(package)}"
+    except metadata.PackageNotFoundError:  # built from source, as on some boards
+        return ""
 
 
 def _to_stored(pixels: npt.NDArray[np.uint8], spec: TensorSpec) -> npt.NDArray[Any]:
