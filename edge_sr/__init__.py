@@ -5,6 +5,8 @@ Needs torch, numpy and pillow only; anything heavier is imported inside the func
 
 from __future__ import annotations
 
+from edge_sr.errors import EdgeSRError
+
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = ["EdgeSRError", "__version__"]

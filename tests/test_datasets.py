@@ -141,6 +141,14 @@ def test_sample_photos_need_no_network(scale: int, monkeypatch: pytest.MonkeyPat
         assert pair.hr.std() > 20, "a photo, not a flat picture"
 
 
+def test_large_samples_are_cut_around_their_centre() -> None:
+    # scikit-image's own loader, on a photo that its wheel holds: 400 x 600, so 44 columns go on each side.
+    from skimage.data import coffee
+
+    (pair,) = (pair for pair in load_image_sets(None, None, 2)[0] if pair.name == "coffee")
+    assert (pair.hr == coffee()[:, 44:556]).all()
+
+
 def test_only_the_samples_are_known_without_a_folder() -> None:
     assert load_image_sets(None, ["samples"], 2)[0].name == "samples"
     with pytest.raises(DataError, match="expected sets among samples, got Set5; give a data folder"):

@@ -46,8 +46,8 @@ def test_lossless_formats_come_back_as_written(tmp_path: Path, suffix: str) -> N
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG"])
 def test_jpeg_keeps_colour_edges_within_a_few_levels(tmp_path: Path, suffix: str) -> None:
     halves = np.zeros((16, 16, 3), np.uint8)
-    halves[:, :8] = (200, 40, 40)
-    halves[:, 8:] = (40, 40, 200)
+    halves[:, :7] = (200, 40, 40)  # an odd column: chroma sampled in pairs would straddle the edge
+    halves[:, 7:] = (40, 40, 200)
     path = tmp_path / f"photo{suffix}"
     write_image(path, halves)
     # Quality 95 quantizes by a few levels; subsampled chroma would smear the edge by dozens.
