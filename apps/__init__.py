@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from apps.figures import write_comparison
     from apps.profiler import profile_artifacts
     from apps.report import write_report
+    from apps.training import train_float, train_quantized
     from apps.upscale import upscale_photo
     from apps.verify import check_gate, verify_artifacts
 
@@ -27,6 +28,8 @@ __all__ = [
     "list_models",
     "profile_artifacts",
     "run_demo",
+    "train_float",
+    "train_quantized",
     "upscale_photo",
     "verify_artifacts",
     "write_comparison",
@@ -40,6 +43,8 @@ _HOMES = {
     "list_models": "apps.catalogue",
     "profile_artifacts": "apps.profiler",
     "run_demo": "apps.demo",
+    "train_float": "apps.training",
+    "train_quantized": "apps.training",
     "upscale_photo": "apps.upscale",
     "verify_artifacts": "apps.verify",
     "write_comparison": "apps.figures",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands import looking, making, measuring
+from apps.commands import looking, making, measuring, training
 from apps.commands.options import examples
 from apps.machine import package_version
 from edge_sr import __version__
@@ -71,6 +71,18 @@ app.command(
     )
 )(making.upscale)
 app.command(epilog=examples("edge-sr demo", "edge-sr demo --out out/demo --target tflite"))(making.demo)
+app.command(
+    epilog=examples(
+        "edge-sr train --model idsa_net_mobile --scale 4 --data photos --out runs/mobile_x4",
+        "edge-sr train --config mine.toml --data photos --init runs/x4/network.safetensors --out runs/mobile_x3",
+    )
+)(training.train)
+app.command(
+    epilog=examples(
+        "edge-sr qat --checkpoint runs/mobile_x4/network.safetensors --data photos --out runs/w8a8.safetensors",
+        "edge-sr qat --checkpoint FLOAT --data photos --steps 1000 --scale-lr 2e-5 --out QUANTIZED",
+    )
+)(training.qat)
 app.command(epilog=examples("edge-sr models", "edge-sr models --json models.json"))(looking.models)
 app.command(epilog=examples("edge-sr doctor", "edge-sr doctor --quick"))(looking.doctor)
 

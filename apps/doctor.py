@@ -79,14 +79,12 @@ def examine(*, quick: bool = False, progress: Progress = quiet) -> DoctorReport:
         progress: called after each group.
     """
     checks: list[Check] = []
-    steps = [_check_python, _check_packages, _check_weights, _check_training, _check_devices]
-    total = len(steps) + len(TARGETS)
-    for step in steps:
-        checks += step()
-        progress("doctor", steps.index(step) + 1, total)
-    for index, target in enumerate(TARGETS.values(), start=len(steps) + 1):
+    for look in (_check_python, _check_packages, _check_weights, _check_training, _check_devices):
+        checks += look()
+    for target in TARGETS.values():
+        progress(f"try {target.name}", 0, 1)
         checks.append(check_target(target, quick=quick))
-        progress("doctor", index, total)
+        progress(f"try {target.name}", 1, 1)
     return DoctorReport(checks=tuple(checks), machine=describe_machine())
 
 

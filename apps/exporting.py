@@ -66,9 +66,9 @@ def export_artifacts(
         check_tile(tile, multiple=int(weights[scheme].network.tile_multiple))  # type: ignore[arg-type]
     rows: list[ExportRow] = []
     for scheme, target in jobs:
-        progress("export", len(rows), len(jobs))
+        progress(f"export {target} {scheme}", 0, 1)
         rows.append(_export_one(weights[scheme], model, scale, scheme, target, tile, Path(out_dir), overlap, overwrite))
-    progress("export", len(rows), len(jobs))
+        progress(f"export {target} {scheme}", 1, 1)
     return ExportReport(rows=tuple(rows))
 
 

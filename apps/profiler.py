@@ -56,9 +56,10 @@ def profile_artifacts(
     rows: list[ProfileRow] = []
     for artifact in artifacts:
         for count in dict.fromkeys(threads):
-            progress("profile", len(rows), len(artifacts) * len(dict.fromkeys(threads)))
+            what = f"profile {artifact.path.name}, {count} thread{'s' if count > 1 else ''}"
+            progress(what, 0, 1)
             rows.append(_profile_one(artifact, device, count, runs, max_seconds))
-    progress("profile", len(rows), len(rows))
+            progress(what, 1, 1)
     return ProfileReport(rows=tuple(rows), device=device)
 
 

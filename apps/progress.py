@@ -1,44 +1,90 @@
 """Progress: the steps call a plain function, the command line draws bars with it.
 
-A step reports ``progress(what, done, total)``: ``what`` names the piece of work, ``done`` of ``total`` parts of it are
-finished. A new name starts a new bar.
+A step reports ``progress(what, done, total, detail)``: ``what`` names the piece of work, ``done`` of ``total`` parts of
+it are finished, ``detail`` is anything else worth a glance. A new name starts a new bar.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+import os
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, TextIO
 
-Progress = Callable[[str, int, int], None]
+# A log file gets a line when a piece of work ends, and one as often as this while it goes on.
+_LOG_SECONDS = 30.0
 
 
-def quiet(what: str, done: int, total: int) -> None:
+class Progress(Protocol):
+    """What a step reports to."""
+
+    def __call__(self, what: str, done: int, total: int, detail: str = "") -> None: ...
+
+
+def quiet(what: str, done: int, total: int, detail: str = "") -> None:
     """Report nothing: the default of every Python function."""
 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Bars on stderr while a terminal watches; elsewhere (a log file, CI) one line where a piece of work ends."""
-    if not sys.stderr.isatty():
-        yield _log_line
-        return
+    """Bars on stderr while a terminal watches; elsewhere (a log file, CI) lines of text, far fewer."""
+    with _own_stderr() as stream:
+        if stream.isatty():
+            with _bars(stream) as report:
+                yield report
+        else:
+            yield LogLines(stream)
+
+
+class LogLines:
+    """Progress as lines of text."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._started: dict[str, float] = {}
+        self._printed: dict[str, float] = {}
+
+    def __call__(self, what: str, done: int, total: int, detail: str = "") -> None:
+        now = time.monotonic()
+        started = self._started.setdefault(what, now)
+        if done < total and now - self._printed.setdefault(what, now) < _LOG_SECONDS:
+            return
+        self._printed[what] = now
+        extra = f", {detail}" if detail else ""
+        print(f"{what}: {done}/{total}{extra} ({now - started:.0f} s)", file=self._stream, flush=True)
+
+
+@contextmanager
+def _bars(stream: TextIO) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}", style="dim"),
+    )
+    with Bars(*columns, console=Console(file=stream)) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int, detail: str = "") -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+                tasks[what] = bars.add_task(what, total=total, detail=detail)
+            bars.update(tasks[what], completed=done, total=total, detail=detail)
 
         yield report
 
 
-def _log_line(what: str, done: int, total: int) -> None:
-    if done >= total:
-        print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+def _own_stderr() -> TextIO:
+    """A copy of stderr: converters silence the process's own while their native code talks."""
+    try:
+        return os.fdopen(os.dup(2), "w", encoding="utf-8")
+    except OSError:
+        # Started without any stderr (a daemon): nobody watches.
+        return Path(os.devnull).open("w", encoding="utf-8")

@@ -1,0 +1,147 @@
+"""``edge-sr train`` and ``edge-sr qat``: commands that train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apps.commands.options import Json, Model, Overwrite, Scale, save, working
+from edge_sr.errors import EdgeSRError
+
+_CACHE = Path(".cache/pools")
+
+Photos = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Folder of photos. Default: sample photos, enough for a trial only.", show_default=False
+    ),
+]
+Cache = Annotated[Path, typer.Option("--cache", help="Folder for packed photos.")]
+
+
+class Interrupted(EdgeSRError):
+    """Ctrl-C during training: the run is saved and can go on."""
+
+    exit_code = 130
+
+
+@contextmanager
+def resumable(where: Path) -> Iterator[None]:
+    """Turn Ctrl-C into one line that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; the same command goes on from {where}") from None
+
+
+def train(
+    out: Annotated[Path, typer.Option("--out", help="The run's folder; a run in it goes on.", show_default=False)],
+    model: Model = "idsa_net_mobile",
+    scale: Scale = 4,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="TOML settings in place of those for --model and --scale.", show_default=False),
+    ] = None,
+    data: Photos = None,
+    init: Annotated[
+        Path | None, typer.Option("--init", help="Checkpoint to start from, of any scale.", show_default=False)
+    ] = None,
+    stop_at: Annotated[
+        int | None, typer.Option("--stop-at", help="Leave after this step; the run can go on later.", min=1)
+    ] = None,
+    cache: Cache = _CACHE,
+    json_file: Json = None,
+) -> None:
+    """Train a float network. Interrupt it when you like: the same command goes on where it was.
+
+    With several processes: torchrun --nproc-per-node 2 -m apps.cli train ...
+    """
+    from apps.tables import say
+    from apps.training import train_float
+
+    with resumable(out), working(json_file) as progress:
+        report = train_float(
+            out,
+            model=model,
+            scale=scale,
+            config=config,
+            data=data,
+            init=init,
+            cache=cache,
+            stop_at=stop_at,
+            progress=progress,
+        )
+    save("train", report, json_file)
+    state = str(report.checkpoint) if report.checkpoint.exists() else f"not complete yet, snapshot in {out}"
+    say(
+        f"{report.model} x{report.scale}: {report.steps} steps in {report.seconds:.0f} s, "
+        f"{report.psnr_y_db:.3f} dB on held-out photos; {state}"
+    )
+
+
+def qat(
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", help="Float checkpoint: start and teacher.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Checkpoint file to write.", show_default=False)],
+    scheme: Annotated[str, typer.Option("--scheme", help="w8a8 or w8a8_mixed.")] = "w8a8",
+    data: Photos = None,
+    steps: Annotated[int, typer.Option("--steps", help="Training steps.", min=1)] = 600,
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate of the weights.")] = 1e-4,
+    scale_lr: Annotated[
+        float, typer.Option("--scale-lr", help="Learning rate of the activations' scales; 0 keeps the ranges.")
+    ] = 0.0,
+    hr_weight: Annotated[
+        float, typer.Option("--hr-weight", help="Weight of an L1 loss to the HR photo beside the distillation.")
+    ] = 0.0,
+    ema_decay: Annotated[float, typer.Option("--ema-decay", help="Decay of averaged weights; 0 for none.")] = 0.0,
+    batch: Annotated[int, typer.Option("--batch", help="Crops per step.", min=1)] = 8,
+    patch: Annotated[int, typer.Option("--patch", help="LR pixels along a crop's side.", min=8)] = 48,
+    hold_out: Annotated[int, typer.Option("--hold-out", help="Photos kept for choosing the best state.", min=1)] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the crops.")] = 1,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Convolutions in bfloat16.")] = False,
+    cache: Cache = _CACHE,
+    overwrite: Overwrite = False,
+    json_file: Json = None,
+) -> None:
+    """Quantize a float network and train it to give the float network's pictures.
+
+    The state with the best PSNR on held-out photos is kept. Interrupt it when you like: the same command goes on.
+    """
+    from apps.tables import say
+    from apps.training import train_quantized
+    from quantization.qat import QATConfig
+
+    settings = QATConfig(
+        steps=steps,
+        learning_rate=lr,
+        scale_learning_rate=scale_lr,
+        hr_weight=hr_weight,
+        ema_decay=ema_decay,
+        bf16=bf16,
+    )
+    with resumable(out.with_name(out.name + ".snapshot")), working(json_file) as progress:
+        report = train_quantized(
+            out,
+            checkpoint=checkpoint,
+            scheme=scheme,
+            config=settings,
+            data=data,
+            batch=batch,
+            patch=patch,
+            hold_out=hold_out,
+            seed=seed,
+            cache=cache,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    save("qat", report, json_file)
+    say(
+        f"{report.model} x{report.scale} {report.scheme}: float {report.float_psnr_y_db:.3f} dB, after calibration "
+        f"{report.start_psnr_y_db:.3f} dB, after {report.best_step} of {report.steps} steps {report.psnr_y_db:.3f} dB "
+        f"on held-out photos; {report.checkpoint}"
+    )
