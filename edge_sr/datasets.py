@@ -167,17 +167,27 @@ def _image_files(folder: Path) -> list[Path]:
     )
 
 
-def _sample_set(scale: int) -> ImageSet:
+def sample_photo_files() -> tuple[Path, ...]:
+    """The photos that come inside scikit-image's wheel.
+
+    Raises:
+        MissingToolError: scikit-image is not installed.
+        DataError: its release lacks one of them.
+    """
     # find_spec only locates the package: scikit-image's own loaders may try to download.
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise MissingToolError("sample photos expect scikit-image, got none; pip install scikit-image or give a folder")
     folder = Path(spec.origin).parent / "data"
-    files = [folder / name for name in _SAMPLE_FILES]
+    files = tuple(folder / name for name in _SAMPLE_FILES)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise DataError(f"expected sample photos in {folder}, got none called {', '.join(missing)}; give a data folder")
-    sources = tuple(ImageSource(hr=file, largest_side=_SAMPLE_SIDE) for file in files)
+    return files
+
+
+def _sample_set(scale: int) -> ImageSet:
+    sources = tuple(ImageSource(hr=file, largest_side=_SAMPLE_SIDE) for file in sample_photo_files())
     return ImageSet(name=SAMPLES, scale=scale, sources=sources)
 
 
