@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ def renderer() -> ModuleType:
     return _script("render_docs")
 
 
+@cache
 def _script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
@@ -145,7 +147,7 @@ def test_documented_command_and_its_options_exist(line: str) -> None:
     assert {word for word in words if word.startswith("-")} - known - {"--help"} == set()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["doctor"], ["export", "--help"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["doctor", "--quick"]])
 def test_cheap_command_runs(edge_sr_command: Path, arguments: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
         [edge_sr_command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
@@ -171,13 +173,13 @@ def test_documented_make_target_exists(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", _commands("python"))
-def test_documented_script_knows_its_options(line: str) -> None:
+def test_documented_script_knows_its_options(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, script, *words = shlex.split(line)
-    done = subprocess.run(
-        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert [word for word in words if word.startswith("-") and word not in done.stdout] == []
+    with pytest.raises(SystemExit) as left:
+        _script(Path(script).stem).main(["--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert [word for word in words if word.startswith("-") and word not in text] == []
 
 
 # ------------------------------------------------------------------------------------------------------------- paths
