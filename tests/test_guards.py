@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -68,14 +69,25 @@ def test_no_module_hides_a_module_of_the_standard_library(project_root: Path) ->
 
 
 def test_every_direct_dependency_is_pinned_in_constraints(project_root: Path, pyproject: dict[str, Any]) -> None:
-    project = pyproject["project"]
-    asked = [
-        *project["dependencies"],
-        *(entry for extra in project["optional-dependencies"].values() for entry in extra),
-    ]
-    names = {_canonical(re.split(r"[\[<>=!~; ]", entry)[0]) for entry in asked} - {"edge-sr"}
     pinned = {_canonical(line.partition("==")[0]) for line in _pins(project_root)}
-    assert names - pinned == set()
+    assert _declared(pyproject) - pinned == set()
+
+
+def test_every_imported_package_is_declared(project_root: Path, pyproject: dict[str, Any]) -> None:
+    imported: set[str] = set()
+    for package in PACKAGES:
+        for path in (project_root / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    imported.add(str(node.module).partition(".")[0])
+    # tflite-runtime stands in for ai-edge-litert where only that is installed, so it is never asked for.
+    imported -= {*sys.stdlib_module_names, *PACKAGES, "tflite_runtime"}
+    homes = metadata.packages_distributions()
+    declared = _declared(pyproject)
+    undeclared = {name for name in imported if not {_canonical(home) for home in homes.get(name, [])} & declared}
+    assert undeclared == set()
 
 
 def test_constraints_pin_exact_versions_of_names_only(project_root: Path) -> None:
@@ -126,6 +138,14 @@ def test_no_path_of_one_machine_and_no_download_host_is_written_down(project_roo
 def _pins(project_root: Path) -> list[str]:
     lines = (project_root / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def _declared(pyproject: dict[str, Any]) -> set[str]:
+    project = pyproject["project"]
+    asked = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        asked += extra
+    return {_canonical(re.split(r"[\[<>=!~; ]", entry)[0]) for entry in asked} - {"edge-sr"}
 
 
 def _canonical(name: str) -> str:
