@@ -37,6 +37,7 @@ from edge_sr.errors import (
     ShapeError,
     UnsupportedScheme,
 )
+from edge_sr.networks import create_network
 from edge_sr.runner import to_uint8
 from quantization import QuantizedNetwork, calibrate, prepare
 from quantization.fake_quant import QuantizedConv2d
@@ -249,6 +250,34 @@ def test_inspection_is_json_ready(inspections: dict[str, CoreMLInspection]) -> N
     data = json.loads(json.dumps(inspections["w8a8"].to_json()))
     assert data["specification_version"] == 8  # iOS 17
     assert data["size_bytes"] == data["weight_bytes"] + data["program_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("model", "scheme", "config", "attention"),
+    [
+        ("idsa_net_mobile", "w8a8", {"channels": 8, "distilled": 4, "blocks": 1}, False),
+        pytest.param(
+            "idsa_net",
+            "w8a8_mixed",
+            {"channels": 16, "blocks": 1, "distilled": 8, "purified": 8},
+            True,
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_networks_convert_with_every_convolution_in_int8(
+    tmp_path: Path, model: str, scheme: str, config: dict[str, int], attention: bool
+) -> None:
+    torch.manual_seed(0)
+    deployed = create_network(model, 3, **config).eval().deployed()
+    network = prepare(deployed, scheme)
+    calibrate(network, [torch.rand(1, 3, 16, 16)])
+    lower(LoweringJob(network=network, scheme=scheme, model=model, scale=3, tile=(16, 16), work_dir=tmp_path))
+    inspection = inspect_package(tmp_path / "model.mlpackage")
+    assert len(inspection.convolutions) == len(_layers(deployed, nn.Conv2d))
+    require_int8_convolutions(inspection)
+    assert (inspection.outputs[0].height, inspection.outputs[0].width) == (48, 48)
+    assert ("softmax" in inspection.operations) == attention
 
 
 # ------------------------------------------------------------------------------------------------- the package's folder
