@@ -153,7 +153,8 @@ class _Planner:
         free = [self.plan.grids[value] for value in values if self.plan.grids[value].fixed_scale is None]
         if len(grids) > 1 and not free:
             grids = {GridPlan(f"{node.name}_grid")}
-        shared = free[0] if free else grids.pop()
+        # the grid that appeared first gives the name
+        shared = next(grid for grid in self.plan.grids.values() if grid in free) if free else grids.pop()
         for grid in free:
             self._replace(grid, shared)
         for value in values:
@@ -195,8 +196,12 @@ class _Planner:
 
     def _leads_only_to(self, grid: GridPlan, output: fx.Node) -> bool:
         members = {node for node, other in self.plan.grids.items() if other is grid}
-        shared_by_edge = any(other is grid for other in self.plan.requantize.values())
-        return not shared_by_edge and all(user in members or user is output for node in members for user in node.users)
+        if any(other is grid for other in self.plan.requantize.values()):
+            return False
+        # clipping to the image's range commutes with moving and with a ReLU; whatever computes must see more of it
+        commuting = {OpKind.MOVE, OpKind.CAT, OpKind.RELU}
+        readers = {user for node in members for user in node.users} - {output}
+        return all(reader in members and self.plan.kinds[reader] in commuting for reader in readers)
 
 
 def _value(argument: object) -> fx.Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -105,11 +106,11 @@ def _create_grids(traced: fx.GraphModule, plan: Plan) -> dict[GridPlan, Grid]:
     used = list(plan.grids.values()) + list(plan.requantize.values())
     # by position of the first value on it, so that walking the grids backwards walks the network backwards
     order = {node: index for index, node in enumerate(traced.graph.nodes)}
-    first: dict[GridPlan, int] = {}
+    first: dict[GridPlan, float] = {}
     for node, grid in plan.grids.items():
-        first[grid] = min(first.get(grid, len(order)), order[node])
-    for (reader, _), grid in plan.requantize.items():
-        first[grid] = min(first.get(grid, len(order)), order[reader])
+        first[grid] = min(first.get(grid, math.inf), order[node])
+    for (_, value), grid in plan.requantize.items():
+        first[grid] = min(first.get(grid, math.inf), order[value] + 0.5)
     created = {
         grid: Grid(fixed_scale=grid.fixed_scale) for grid in sorted(dict.fromkeys(used), key=lambda grid: first[grid])
     }
