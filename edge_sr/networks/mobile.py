@@ -16,6 +16,7 @@ Everything deployed is a dense convolution, ReLU, sigmoid, add, multiply, channe
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,6 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from edge_sr.errors import ConfigError
-from edge_sr.networks.reparam import RepConv2d
 
 SCALES = (2, 3, 4)
 _STATISTICS_MOMENTUM = 0.01
@@ -39,15 +39,12 @@ class IDSANetMobileConfig:
         channels: width of the trunk; a multiple of 8 keeps integer kernels full.
         blocks: residual blocks of two 3x3 convolutions, each giving one distilled stream.
         distilled: channels of a distilled stream.
-        expansion: inner width of the collapsible 3x3 -> 1x1 training branch as a multiple of the convolution's
-            output; 0 trains the plain convolution.
     """
 
     scale: int
     channels: int = 32
     blocks: int = 4
     distilled: int = 8
-    expansion: int = 0
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -57,18 +54,16 @@ class IDSANetMobileConfig:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
         if not 1 <= self.distilled <= self.channels:
             raise ConfigError(f"distilled must be 1..{self.channels} (at most channels), got {self.distilled}")
-        if self.expansion < 0:
-            raise ConfigError(f"expansion must be 0 or more, got {self.expansion}")
 
 
 class Block(nn.Module):
     """Two dense 3x3 convolutions with a residual; the first channels in between leave as the distilled stream."""
 
-    def __init__(self, channels: int, distilled: int, expansion: int) -> None:
+    def __init__(self, channels: int, distilled: int) -> None:
         super().__init__()
         self.distilled = distilled
-        self.extract = RepConv2d(channels, channels, expansion=expansion)
-        self.refine = RepConv2d(channels, channels, expansion=expansion)
+        self.extract = nn.Conv2d(channels, channels, 3, padding=1)
+        self.refine = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.relu(self.extract(y))  # (B, C, H, W)
@@ -94,8 +89,8 @@ class LargeKernelPurification(nn.Module):
 class HybridAttention(nn.Module):
     """Channel and spatial attention around an instance normalisation whose statistics can be frozen.
 
-    ``frozen`` False: every image is normalised by its own statistics, whose running means are kept. ``frozen`` True, and
-    always in eval mode: the running means are used, so that the module has no view of the whole image.
+    ``frozen`` False: every image is normalised by its own statistics, whose running means are kept. ``frozen`` True,
+    and always in eval mode: the running means are used, so that the module has no view of the whole image.
     """
 
     mean: Tensor
@@ -145,15 +140,13 @@ class IDSANetMobile(nn.Module):
         super().__init__()
         self.config = config
         channels, streams = config.channels, config.blocks * config.distilled
-        self.head = RepConv2d(3, channels, expansion=config.expansion)
+        self.head = nn.Conv2d(3, channels, 3, padding=1)
         self.attention = nn.Conv2d(channels, config.distilled, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            Block(channels, config.distilled, config.expansion) for _ in range(config.blocks)
-        )
+        self.blocks = nn.ModuleList(Block(channels, config.distilled) for _ in range(config.blocks))
         self.purify = LargeKernelPurification(streams)
         self.gather = nn.Conv2d(streams, channels, 1)
         self.hybrid = HybridAttention(channels)
-        self.up = RepConv2d(channels, 3 * config.scale**2, expansion=config.expansion)
+        self.up = nn.Conv2d(channels, 3 * config.scale**2, 3, padding=1)
         nn.init.normal_(self.up.weight, std=1e-3)
 
     @property
@@ -187,20 +180,6 @@ class IDSANetMobile(nn.Module):
         return DeployedMobile(self)
 
 
-class DeployedBlock(nn.Module):
-    """A :class:`Block` with its training branches collapsed."""
-
-    def __init__(self, block: Block) -> None:
-        super().__init__()
-        self.distilled = block.distilled
-        self.extract = block.extract.collapsed()
-        self.refine = block.refine.collapsed()
-
-    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        t = torch.relu(self.extract(y))  # (B, C, H, W)
-        return y + self.refine(t), t[:, : self.distilled]
-
-
 class DeployedMobile(nn.Module):
     """Deployment form of :class:`IDSANetMobile`; made by :meth:`IDSANetMobile.deployed`."""
 
@@ -212,14 +191,13 @@ class DeployedMobile(nn.Module):
         self.config = net.config
         self.scale = net.scale
         self.context = net.context
-        self.head = net.head.collapsed()
-        self.attention = _copy_conv(net.attention)
-        self.blocks = nn.ModuleList(DeployedBlock(block) for block in net.blocks)
-        self.purify = LargeKernelPurification(net.gather.in_channels)
-        self.purify.load_state_dict(net.purify.state_dict())
+        self.head = deepcopy(net.head)
+        self.attention = deepcopy(net.attention)
+        self.blocks = deepcopy(net.blocks)
+        self.purify = deepcopy(net.purify)
         self.gather, self.squeeze = _fold_hybrid(net.gather, net.hybrid)
-        self.spatial = _copy_conv(net.hybrid.spatial)
-        self.up = net.up.collapsed()
+        self.spatial = deepcopy(net.hybrid.spatial)
+        self.up = deepcopy(net.up)
         self.base = _replicating_conv(net.scale)
         self.eval().requires_grad_(False)
 
@@ -235,26 +213,14 @@ class DeployedMobile(nn.Module):
         return functional.pixel_shuffle(self.up(y + h) + self.base(x), self.scale)
 
 
-def _copy_conv(conv: nn.Conv2d) -> nn.Conv2d:
-    copy = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        (conv.kernel_size[0], conv.kernel_size[1]),
-        padding=(int(conv.padding[0]), int(conv.padding[1])),
-        dilation=(conv.dilation[0], conv.dilation[1]),
-    )
-    copy.load_state_dict(conv.state_dict())
-    return copy
-
-
 @torch.no_grad()
 def _fold_hybrid(gather: nn.Conv2d, hybrid: HybridAttention) -> tuple[nn.Conv2d, nn.Conv2d]:
     """Frozen statistics make the channel weights c constant: u' = c*u comes out of ``gather``, and ``squeeze`` reads
     (u'/c - mean)/std. Both are 1x1 convolutions without padding, so the folding is exact."""
-    assert gather.bias is not None and hybrid.squeeze.bias is not None
     c = hybrid.channel_weights(hybrid.mean, hybrid.std)
-    gather, squeeze = _copy_conv(gather), _copy_conv(hybrid.squeeze)
-    assert gather.bias is not None and squeeze.bias is not None
+    gather, squeeze = deepcopy(gather), deepcopy(hybrid.squeeze)
+    assert gather.bias is not None
+    assert squeeze.bias is not None
     gather.weight.mul_(c[:, None, None, None])
     gather.bias.mul_(c)
     squeeze.bias.sub_((squeeze.weight[:, :, 0, 0] * (hybrid.mean / hybrid.std)).sum(1))

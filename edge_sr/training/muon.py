@@ -1,0 +1,95 @@
+"""Muon for convolutions: momentum whose update is orthogonalised, kernel by kernel.
+
+``torch.optim.Muon`` takes matrices only; here a kernel (out, in, k, k) is treated as a matrix (out, in*k*k).
+Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024); the update's size is matched
+to Adam's as in J. Liu et al., "Muon is scalable for LLM training" (2025), so that one learning rate serves both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+# Quintic Newton-Schulz iteration: five rounds bring singular values of a normalised matrix into about [0.7, 1.2].
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_ADAM_RMS = 0.2
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum.
+
+    Args:
+        parameters: tensors of two or more dimensions; the first is the output.
+        lr: learning rate on Adam's scale.
+        momentum: decay of the running gradient.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(list(parameters), {"lr": lr, "momentum": momentum})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        running, momentum = state["momentum"], group["momentum"]
+        running.lerp_(parameter.grad, 1 - momentum)
+        update = orthogonalised(parameter.grad.lerp(running, momentum).flatten(1))
+        size = group["lr"] * _ADAM_RMS * math.sqrt(max(update.shape))
+        parameter.add_(update.reshape(parameter.shape), alpha=-size)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrix, roughly: same singular vectors, singular values in about [0.7, 1.2].
+
+    Args:
+        matrix: (rows, columns), float.
+    Returns:
+        the same shape and dtype.
+    """
+    a, b, c = _COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mT if tall else matrix
+    x = x / (x.norm() + 1e-12)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def split_parameters(network: nn.Module, last: Iterable[Tensor]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Which parameters Muon trains and which are left to Adam.
+
+    Muon gets hidden kernels. Adam keeps vectors, kernels with one output, kernels that read the image's three colours
+    and those of ``last`` (the layer that makes the pixels).
+    """
+    kept = {id(parameter) for parameter in last}
+    hidden, rest = [], []
+    for parameter in network.parameters():
+        is_kernel = parameter.ndim >= 2 and parameter.shape[0] > 1 and parameter.shape[1] != 3
+        (hidden if is_kernel and id(parameter) not in kept else rest).append(parameter)
+    return hidden, rest

@@ -1,0 +1,62 @@
+"""PSNR on held-out training photos: what checkpoints are chosen by."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edge_sr.errors import DataError
+from edge_sr.metrics import psnr_y
+from edge_sr.runner import to_uint8
+from edge_sr.training.crop_pool import CropPool
+
+_SIDE = 64
+_BATCH = 8
+
+
+class HeldOut:
+    """Centre crops of the held-out photos, at most ``side`` x ``side`` LR pixels, grouped by size.
+
+    Args:
+        pool: the packed photos.
+        side: LR pixels.
+    Raises:
+        DataError: the pool holds no photo out.
+    """
+
+    def __init__(self, pool: CropPool, side: int = _SIDE) -> None:
+        if not pool.held_out_images:
+            raise DataError("expected held-out photos to validate on, got none; set hold_out to 1 or more")
+        self.scale = pool.scale
+        self.crops = []
+        for image in pool.held_out_images:
+            lr, hr = pool.pixels(image)
+            h, w = min(side, image.height), min(side, image.width)
+            top, left, s = (image.height - h) // 2, (image.width - w) // 2, pool.scale
+            hr_crop = hr[top * s : (top + h) * s, left * s : (left + w) * s]
+            self.crops.append((lr[top : top + h, left : left + w].copy(), hr_crop.copy()))
+
+    @torch.no_grad()
+    def psnr_y_db(self, network: nn.Module, device: torch.device) -> float:
+        """Mean PSNR on luma in dB of a network (run in eval mode, fp32)."""
+        was_training = network.training
+        network.eval()
+        scores = []
+        for group in self._batches():
+            lr = torch.stack([_to_tensor(crop) for crop, _ in group]).to(device)
+            outputs = network(lr).float().cpu()
+            for output, (_, hr) in zip(outputs, group, strict=True):
+                scores.append(psnr_y(to_uint8(output), hr, crop_border=self.scale))
+        network.train(was_training)
+        return float(np.mean(scores))
+
+    def _batches(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        by_shape: dict[tuple[int, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
+        for lr, hr in self.crops:
+            by_shape.setdefault(lr.shape, []).append((lr, hr))
+        return [group[i : i + _BATCH] for group in by_shape.values() for i in range(0, len(group), _BATCH)]
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1).float().div(255.0)
