@@ -56,7 +56,7 @@ TARGETS: dict[str, Target] = {
         name="tflite",
         title="TFLite",
         schemes=("fp32", "w8a8", "w8a8_mixed"),
-        converter_packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
+        converter_packages=("litert-torch", "ai-edge-litert"),
         runtime_packages=("ai-edge-litert", "tflite-runtime"),
         module="converters.to_tflite",
     ),

@@ -21,6 +21,9 @@ Model = Any
 Graph = Any
 Operator = Any
 
+# Of the operators that edits add: the first version that takes int8. The reference kernels (ai-edge-litert 2.3.0) know
+# DEPTH_TO_SPACE in version 1 only.
+_VERSIONS = {"QUANTIZE": 2, "DEQUANTIZE": 2, "DEPTH_TO_SPACE": 1}
 _ELEMENTWISE = ("ADD", "SUB", "MUL", "RELU", "RELU6", "MINIMUM", "MAXIMUM", "LOGISTIC", "QUANTIZE", "DEQUANTIZE")
 
 
@@ -257,7 +260,7 @@ def _new_operator(model: Model, name: str, inputs: list[int], outputs: list[int]
         code = schema().OperatorCodeT()
         code.builtinCode = number
         code.deprecatedBuiltinCode = min(number, 127)
-        code.version = 2  # the version that takes int8, for QUANTIZE, DEQUANTIZE and DEPTH_TO_SPACE alike
+        code.version = _VERSIONS[name]
         model.operatorCodes.append(code)
         index = len(model.operatorCodes) - 1
     operator = schema().OperatorT()

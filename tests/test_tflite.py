@@ -127,6 +127,21 @@ def test_two_threads_give_the_same_picture_as_one(artifacts: dict[str, Artifact]
     assert levels_apart(open_runner(artifacts["w8a8"], threads=2).run(lr), open_runner(artifacts["w8a8"]).run(lr)) == 0
 
 
+def test_reference_kernels_agree_with_xnnpack(artifacts: dict[str, Artifact], lr: Any) -> None:
+    # An independent implementation, for devices without XNNPACK. Its fixed-point arithmetic rounds twice, so a value in
+    # some hundreds is a level off inside; a wrong scale or channel order would be off by tens on average.
+    interpreter = interpreter_module.Interpreter(
+        str(artifacts["w8a8"].path / "model_uint8_io.tflite"),
+        experimental_op_resolver_type=interpreter_module.OpResolverType.BUILTIN_REF,
+    )
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], lr[np.newaxis])
+    interpreter.invoke()
+    picture = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0]
+    difference = np.abs(picture.astype(int) - open_runner(artifacts["w8a8"]).run(lr))
+    assert difference.mean() < 0.1
+
+
 # ---------------------------------------------------------------------------------------------- the arithmetic
 def test_w8a8_holds_no_float_tensor(artifacts: dict[str, Artifact]) -> None:
     for file in VARIANTS[:2]:
