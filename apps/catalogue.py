@@ -7,7 +7,7 @@ from typing import Any
 
 from apps.results import plain
 from edge_sr.checkpoints import WEIGHTS_DIR, load_tensors
-from edge_sr.errors import CheckpointError, ConfigError
+from edge_sr.errors import CheckpointError
 from edge_sr.networks import MODELS, create_network
 from edge_sr.resize import SCALES
 
@@ -78,12 +78,6 @@ def list_models() -> ModelsReport:
             )
         )
     return ModelsReport(models=tuple(models))
-
-
-def check_model(name: str) -> None:
-    """Raise ConfigError unless a network of that name exists."""
-    if name not in MODELS:
-        raise ConfigError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
 
 
 def _bundled(model: str) -> list[BundledWeights]:

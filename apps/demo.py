@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apps.exporting import DEFAULT_TILE, export_artifacts
+from apps.exporting import DEFAULT_TILE, ExportReport, export_artifacts
 from apps.profiler import profile_artifacts
 from apps.progress import Progress, quiet
 from apps.report import Showcase, SummaryRow, make_showcase, summarize, write_report
-from apps.results import ExportReport, ProfileReport, VerifyReport, VerifyRow, envelope, write_json
+from apps.results import ProfileReport, VerifyReport, VerifyRow, envelope, write_json
 from apps.verify import closing_runner, verify_artifacts
 from apps.weights import resolve_weights
 from converters.artifact import load_artifact

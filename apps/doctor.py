@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-from apps.child import run_child
 from apps.machine import MachineInfo, describe_machine, package_version
 from apps.profiler import DEVICES
 from apps.progress import Progress, quiet
 from apps.runnable import reason_not_runnable
+from converters.isolation import run_in_child
 from converters.targets import TARGETS, Target
 from edge_sr.checkpoints import WEIGHTS_DIR
-from edge_sr.errors import ConfigError, EdgeSRError, RunnerError
+from edge_sr.errors import ConfigError, EdgeSRError
 
 OK, NOTE, BROKEN = "ok", "note", "broken"
 STATUSES = (OK, NOTE, BROKEN)
@@ -107,18 +107,16 @@ def check_target(target: Target, *, quick: bool = False) -> Check:
         detail = f"installed, not tried: {versions}" + (f"; {reason}" if reason else "")
         return Check(group="targets", name=target.name, status=NOTE if reason else OK, detail=detail)
     try:
-        answer = run_child("apps.doctor_probe", [target.name], what=f"trying {target.name}", timeout_s=_PROBE_TIMEOUT_S)
-    except RunnerError as error:
-        answer = {"error": str(error)}
-    if "error" in answer:
-        cure = pip_install(list(target.converter_packages)) + " (or see the error above)"
-        return Check(group="targets", name=target.name, status=BROKEN, detail=str(answer["error"]), cure=cure)
+        detail = run_in_child("apps.doctor_probe:probe_target", {"target": target.name}, timeout_s=_PROBE_TIMEOUT_S)
+    except EdgeSRError as error:
+        cure = pip_install(list(target.converter_packages)) + " (or see the error)"
+        return Check(group="targets", name=target.name, status=BROKEN, detail=str(error), cure=cure)
     reason = reason_not_runnable(target.name)
     return Check(
         group="targets",
         name=target.name,
         status=OK if reason is None else NOTE,
-        detail=str(answer["detail"]),
+        detail=str(detail),
         cure="" if reason is None else "copy the artifact to a Mac and run edge-sr verify there",
     )
 

@@ -1,18 +1,14 @@
 """What the doctor tries in a process of its own: convert one convolution, load the result, compare with PyTorch.
 
-Started by :mod:`apps.doctor` as ``python -m apps.doctor_probe TARGET``: a toolchain that aborts or hangs then costs one
-line of the doctor's table.
+:mod:`apps.doctor` calls :func:`probe_target` through :func:`converters.isolation.run_in_child`: a toolchain that aborts
+or hangs then costs one line of the doctor's table.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -50,20 +46,6 @@ class ProbeNetwork(nn.Module):
         return torch.nn.functional.pixel_shuffle(self.conv(x), _SCALE)  # (B, 3, 2H, 2W)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Try one target and write the JSON file: ``{"detail": ...}`` or ``{"error": ..., "kind": ...}``."""
-    parser = argparse.ArgumentParser(prog="python -m apps.doctor_probe")
-    parser.add_argument("target")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(argv)
-    try:
-        content: dict[str, Any] = {"detail": probe_target(options.target)}
-    except EdgeSRError as error:
-        content = {"error": str(error), "kind": type(error).__name__}
-    options.out.write_text(json.dumps(content), encoding="utf-8")
-    return 0
-
-
 def probe_target(target: str) -> str:
     """Convert and, where possible, run the probe network; returns what worked, in words.
 
@@ -95,7 +77,3 @@ def _compare(artifact: Artifact, network: nn.Module) -> str:
     if levels > _MOST_LEVELS:
         raise EdgeSRError(f"expected the result of PyTorch within {_MOST_LEVELS} level, got {levels} levels off")
     return "runs, equal to PyTorch" if levels == 0 else f"runs, within {levels} level of PyTorch"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from apps.progress import Progress, quiet
-from apps.results import ExportReport, ExportRow
+from apps.results import plain
 from apps.weights import Weights, resolve_weights
 from converters.artifact import Artifact, artifact_name, refuse_existing
 from converters.export import check_tile, export_artifact
@@ -16,6 +18,50 @@ from edge_sr.errors import ConfigError, ConversionError, EdgeSRError, MissingToo
 from quantization.schemes import get_scheme
 
 DEFAULT_TILE = (128, 128)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRow:
+    """One artifact made, or the reason why not.
+
+    ``weights`` says where the numbers come from: ``checkpoint`` (as stored) or ``post-training`` (quantized here, after
+    calibration, because the checkpoint is a float one). ``seconds`` is the whole export, checks included.
+    """
+
+    model: str
+    scale: int
+    scheme: str
+    target: str
+    tile: tuple[int, int]
+    weights: str
+    path: Path | None
+    size_bytes: int | None
+    seconds: float
+    delegates: int | None = None
+    ops_outside: Mapping[str, int] | None = None
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return plain(asdict(self))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """All artifacts of one export command, in the order of making."""
+
+    rows: tuple[ExportRow, ...]
+
+    @property
+    def failures(self) -> tuple[ExportRow, ...]:
+        return tuple(row for row in self.rows if row.error is not None)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(row.path for row in self.rows if row.path is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"artifacts": [row.to_json() for row in self.rows]}
 
 
 def export_artifacts(

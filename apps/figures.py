@@ -42,6 +42,16 @@ class Panel:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatencyBar:
+    """One bar of the latency chart. ``quartiles_ms`` are the first and the third."""
+
+    label: str
+    scheme: str
+    median_ms: float
+    quartiles_ms: tuple[float, float]
+
+
 def most_different_window(first: Image, second: Image, size: int) -> tuple[int, int]:
     """Where two images differ most.
 
@@ -133,29 +143,26 @@ def write_comparison(
     return path
 
 
-def latency_chart(bars: Sequence[tuple[str, str, float, float]]) -> bytes:
-    """Horizontal latency bars.
-
-    Args:
-        bars: (label, scheme, median ms, IQR ms), drawn from top to bottom; the whisker is the IQR's width.
-    Returns:
-        a PNG.
-    """
+def latency_chart(bars: Sequence[LatencyBar]) -> bytes:
+    """Horizontal latency bars from top to bottom, with whiskers from quartile to quartile; returns a PNG."""
     figure, axes = _axes(width=8.2, height=0.5 + 0.36 * max(len(bars), 1))
     positions = list(range(len(bars)))[::-1]
-    medians = [bar[2] for bar in bars]
     axes.barh(
         positions,
-        medians,
+        [bar.median_ms for bar in bars],
         height=0.62,
-        color=[SCHEME_COLOURS.get(bar[1], MUTED) for bar in bars],
-        xerr=[bar[3] / 2 for bar in bars],
+        color=[SCHEME_COLOURS.get(bar.scheme, MUTED) for bar in bars],
+        xerr=[
+            [bar.median_ms - bar.quartiles_ms[0] for bar in bars],
+            [bar.quartiles_ms[1] - bar.median_ms for bar in bars],
+        ],
         error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2},
     )
-    longest = max(medians, default=1.0)
+    longest = max((bar.quartiles_ms[1] for bar in bars), default=1.0)
     for position, bar in zip(positions, bars, strict=True):
-        axes.text(bar[2] + bar[3] / 2 + longest * 0.012, position, f"{bar[2]:.1f} ms", va="center", color=INK, size=8.5)
-    axes.set_yticks(positions, [bar[0] for bar in bars])
+        text = f"{bar.median_ms:.1f} ms"
+        axes.text(bar.quartiles_ms[1] + longest * 0.012, position, text, va="center", color=INK, size=8.5)
+    axes.set_yticks(positions, [bar.label for bar in bars])
     axes.set_xlim(0, longest * 1.14)
     axes.set_xlabel("median of one tile, ms", color=MUTED, size=8.5)
     axes.grid(axis="x", color=GRID)
@@ -185,7 +192,7 @@ def waterfall_chart(steps: Sequence[tuple[str, float]], *, start_label: str, sta
         axes.bar(index, -drop, bottom=levels[index - 1], width=0.6, color=colour)
         axes.plot([index - 1.3, index + 0.3], [levels[index - 1]] * 2, color=MUTED, lw=0.8, ls=":")
         label_at = max(levels[index - 1], levels[index]) + 0.05 * span
-        axes.text(index, label_at, f"{-drop:+.3f} dB", ha="center", va="bottom", color=INK, size=8.5)
+        axes.text(index, label_at, f"{signed_db(-drop)} dB", ha="center", va="bottom", color=INK, size=8.5)
     axes.bar(len(labels) - 1, levels[-1] - floor, bottom=floor, width=0.6, color=INK)
     for index, level in ((0, start_db), (len(labels) - 1, levels[-1])):
         axes.text(index, level + 0.05 * span, f"{level:.3f}", ha="center", va="bottom", color=INK, size=8.5)
@@ -194,6 +201,11 @@ def waterfall_chart(steps: Sequence[tuple[str, float]], *, start_label: str, sta
     axes.set_ylabel("PSNR-Y, dB", color=MUTED, size=8.5)
     axes.grid(axis="y", color=GRID)
     return _png(figure)
+
+
+def signed_db(value: float) -> str:
+    """Decibels with a sign, but for what rounds to nothing."""
+    return f"{value:+.3f}" if abs(value) >= 0.0005 else "0.000"
 
 
 def png_bytes(image: Image) -> bytes:

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from apps.child import run_child
 from apps.progress import Progress, quiet
 from apps.results import ProfileReport, ProfileRow, Timing
 from apps.runnable import reason_not_runnable
 from converters.artifact import Artifact, load_artifact
+from converters.isolation import run_in_child
 from edge_sr.errors import ConfigError, RunnerError
 
 DEVICES = ("host",)
 
 # Loading the libraries, the model and the first runs; the timed runs come on top.
 _STARTUP_SECONDS = 120.0
-# Numerical libraries beside the runtime must not use more threads than the measurement is about.
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def profile_artifacts(
@@ -95,18 +93,15 @@ def _profile_one(artifact: Artifact, device: str, threads: int, runs: int, max_s
 
 
 def _time_in_child(artifact: Artifact, threads: int, runs: int, max_seconds: float) -> Timing:
-    arguments = [str(artifact.path.resolve()), "--threads", str(threads), "--runs", str(runs)]
-    content = run_child(
-        "apps.profile_child",
-        [*arguments, "--max-seconds", str(max_seconds)],
-        what=f"profile of {artifact.path.name}",
-        # One run may take far longer than the budget, so the limit grows with both.
-        timeout_s=_STARTUP_SECONDS + 10.0 * max_seconds,
-        environment=dict.fromkeys(_THREAD_VARIABLES, str(threads)),
-    )
-    if "error" in content:
-        raise RunnerError(str(content["error"]))
-    return timing_from_json(content["timing"])
+    arguments = {
+        "artifact": str(artifact.path.resolve()),
+        "threads": threads,
+        "runs": runs,
+        "max_seconds": max_seconds,
+    }
+    # One run may take far longer than the budget, so the limit grows with it.
+    limit = _STARTUP_SECONDS + 10.0 * max_seconds
+    return timing_from_json(run_in_child("apps.profile_child:measure", arguments, timeout_s=limit))
 
 
 def timing_from_json(fields: dict[str, Any]) -> Timing:

@@ -15,10 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.figures import Panel, crop_panels, latency_chart, most_different_window, png_bytes, waterfall_chart
+from apps.exporting import ExportReport
+from apps.figures import (
+    LatencyBar,
+    Panel,
+    crop_panels,
+    latency_chart,
+    most_different_window,
+    png_bytes,
+    waterfall_chart,
+)
 from apps.formatting import format_bytes, format_db, format_drop, format_ops
 from apps.machine import describe_machine, package_versions
-from apps.results import NOISY_IQR_PERCENT, ExportReport, ProfileReport, Timing, VerifyReport, VerifyRow, plain
+from apps.results import NOISY_IQR_PERCENT, ProfileReport, Timing, VerifyReport, VerifyRow, plain
 from converters.targets import TARGETS
 from edge_sr.atomic import atomic_path
 from edge_sr.datasets import ImagePair
@@ -189,14 +198,14 @@ def _mean(rows: Sequence[VerifyRow], value: Callable[[VerifyRow], float | None])
 
 def _latency_png(summary: Sequence[SummaryRow]) -> bytes | None:
     bars = [
-        (
-            f"{row.target_title} {row.scheme}, {count} thread{'s' if count > 1 else ''}",
-            row.scheme,
-            t.median_ms,
-            t.iqr_ms,
+        LatencyBar(
+            label=f"{row.target_title} {row.scheme}, {count} thread{'s' if count > 1 else ''}",
+            scheme=row.scheme,
+            median_ms=timing.median_ms,
+            quartiles_ms=timing.quartiles_ms,
         )
-        for row in summary
-        for count, t in sorted(row.timings.items())
+        for row in sorted(summary, key=lambda row: list(TARGETS).index(row.target))
+        for count, timing in sorted(row.timings.items())
     ]
     return latency_chart(bars) if bars else None
 

@@ -34,51 +34,6 @@ class Result(Protocol):
     def to_json(self) -> dict[str, Any]: ...
 
 
-# ------------------------------------------------------------------------------------------------------------ export
-@dataclass(frozen=True, kw_only=True)
-class ExportRow:
-    """One artifact made, or the reason why not.
-
-    ``weights`` says where the numbers come from: ``checkpoint`` (as stored) or ``post-training`` (quantized here, after
-    calibration, because the checkpoint is a float one). ``seconds`` is the whole export, checks included.
-    """
-
-    model: str
-    scale: int
-    scheme: str
-    target: str
-    tile: tuple[int, int]
-    weights: str
-    path: Path | None
-    size_bytes: int | None
-    seconds: float
-    delegates: int | None = None
-    ops_outside: Mapping[str, int] | None = None
-    notes: tuple[str, ...] = ()
-    error: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return plain(asdict(self))  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportReport:
-    """All artifacts of one export command, in the order of making."""
-
-    rows: tuple[ExportRow, ...]
-
-    @property
-    def failures(self) -> tuple[ExportRow, ...]:
-        return tuple(row for row in self.rows if row.error is not None)
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return tuple(row.path for row in self.rows if row.path is not None)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"artifacts": [row.to_json() for row in self.rows]}
-
-
 # ------------------------------------------------------------------------------------------------------------ verify
 @dataclass(frozen=True, kw_only=True)
 class VerifyRow:
@@ -196,9 +151,15 @@ class Timing:
         return _quantile(self.samples_ms, 0.5)
 
     @property
+    def quartiles_ms(self) -> tuple[float, float]:
+        """The first and the third quartile."""
+        return _quantile(self.samples_ms, 0.25), _quantile(self.samples_ms, 0.75)
+
+    @property
     def iqr_ms(self) -> float:
         """Third quartile less first: the spread of the middle half of the runs."""
-        return _quantile(self.samples_ms, 0.75) - _quantile(self.samples_ms, 0.25)
+        first, third = self.quartiles_ms
+        return third - first
 
     @property
     def iqr_percent(self) -> float:
@@ -266,24 +227,6 @@ class ProfileReport:
 
     def to_json(self) -> dict[str, Any]:
         return {"device": self.device, "rows": [row.to_json() for row in self.rows]}
-
-
-# ----------------------------------------------------------------------------------------------------------- upscale
-@dataclass(frozen=True, kw_only=True)
-class UpscaleResult:
-    """A photo made larger."""
-
-    source: Path
-    output: Path
-    runner: str
-    scale: int
-    lr_size: tuple[int, int]
-    sr_size: tuple[int, int]
-    tiles: int
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        return plain(asdict(self))  # type: ignore[no-any-return]
 
 
 # -------------------------------------------------------------------------------------------------------------- JSON

@@ -18,8 +18,9 @@ from quantization.schemes import SCHEMES
 if TYPE_CHECKING:
     from apps.catalogue import ModelsReport
     from apps.doctor import DoctorReport
+    from apps.exporting import ExportReport
     from apps.report import SummaryRow
-    from apps.results import ExportReport, ProfileReport, VerifyReport
+    from apps.results import ProfileReport, VerifyReport
 
 # Wide enough for every table here: a pipe or a log file has no width of its own.
 _FILE_WIDTH = 200

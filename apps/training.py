@@ -142,8 +142,8 @@ def train_quantized(
 ) -> QATReport:
     """Quantize a float network and train it, by distillation, to give the float network's pictures.
 
-    Ranges come first: true minimum and maximum over training crops, then a range search. An interrupted run goes on from
-    ``out`` with ``.snapshot`` behind its name; that file is removed at the end.
+    Ranges come first: true minimum and maximum over training crops, then a range search. An interrupted run goes on
+    from ``out`` with ``.snapshot`` behind its name; that file is removed at the end.
 
     Args:
         out: checkpoint file to write.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from apps.progress import Progress, quiet
-from apps.results import UpscaleResult
+from apps.results import plain
 from apps.runnable import reason_not_runnable
 from apps.verify import closing_runner
 from apps.weights import resolve_weights
@@ -21,6 +23,23 @@ from edge_sr.tiling import plan_tiles, upscale_image
 
 # Tiles of the float network: large enough that little is computed twice, small enough for any memory.
 _TORCH_TILE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleResult:
+    """A photo made larger."""
+
+    source: Path
+    output: Path
+    runner: str
+    scale: int
+    lr_size: tuple[int, int]
+    sr_size: tuple[int, int]
+    tiles: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return plain(asdict(self))  # type: ignore[no-any-return]
 
 
 def upscale_photo(

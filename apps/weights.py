@@ -16,6 +16,8 @@ from apps.progress import Progress, quiet
 from edge_sr.checkpoints import LoadedTensors, bundled_checkpoint, load_checkpoint, load_tensors
 from edge_sr.datasets import load_image_sets
 from edge_sr.errors import CheckpointError, ConfigError
+from edge_sr.networks import MODELS
+from edge_sr.resize import SCALES
 from quantization.schemes import get_scheme
 
 AS_STORED = "checkpoint"
@@ -64,9 +66,14 @@ def resolve_weights(
         checkpoint: file to use; default the bundled one for the scheme, else the bundled float one.
         calibration: folder of HR images for post-training quantization; default the sample photos.
     Raises:
+        ConfigError: there is no such model or scale.
         CheckpointError: none is bundled, or it is of another model, scale or scheme.
         UnsupportedScheme: there is no such scheme.
     """
+    if model not in MODELS:
+        raise ConfigError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
+    if scale not in SCALES:
+        raise ConfigError(f"scale must be one of {', '.join(map(str, SCALES))}, got {scale}")
     quantized = get_scheme(scheme).quantized
     path = checkpoint if checkpoint is not None else _bundled(model, scale, scheme, quantized=quantized)
     stored = load_tensors(path, expect_model=model)
