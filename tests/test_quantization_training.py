@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -204,6 +205,24 @@ def test_interrupted_training_resumes_to_the_same_weights(
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert not snapshot.exists()
+
+
+def test_training_in_a_process_group_of_one_is_training_alone(
+    deployed: nn.Module, images: list[Tensor], held_out: list[tuple[Image, Image]], tmp_path: Path
+) -> None:
+    states = []
+    for grouped in (False, True):
+        quantized = prepare(deployed, "w8a8")
+        calibrate(quantized, images)
+        if grouped:
+            dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+        try:
+            train_qat(quantized, deployed, _crops(), _config(), held_out=held_out)
+        finally:
+            if grouped:
+                dist.destroy_process_group()
+        states.append(quantized.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_snapshot_that_is_damaged_or_of_another_configuration_is_refused(
