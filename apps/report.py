@@ -126,9 +126,13 @@ def make_showcase(
 ) -> Showcase:
     """Cut the square where the int8 artifact and the float network differ most out of LR, bicubic, float, int8, HR."""
     height, width = pair.hr.shape[:2]
-    window = most_different_window(float_sr, int8_sr, CROP_SIDE)
-    # On the LR grid, so that the LR crop shows the same scene.
-    window = (window[0] // scale * scale, window[1] // scale * scale)
+    half = CROP_SIDE // 2
+    # The worst spot comes to the middle; on the LR grid, so that the LR crop shows the same scene.
+    corner = most_different_window(float_sr, int8_sr, half)
+    top, left = (
+        max(min(start - half // 2, side - CROP_SIDE), 0) // scale * scale
+        for start, side in zip(corner, (height, width), strict=True)
+    )
     panels = (
         Panel(label="LR", image=pair.lr),
         Panel(label="bicubic", image=bicubic_resize(pair.lr, height, width)),
@@ -140,7 +144,7 @@ def make_showcase(
         image_name=pair.name,
         set_name=set_name,
         artifact_name=artifact_name,
-        panels=crop_panels(panels, window=window, size=CROP_SIDE),
+        panels=crop_panels(panels, window=(top, left), size=CROP_SIDE),
     )
 
 

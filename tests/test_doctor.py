@@ -1,0 +1,106 @@
+"""The doctor: what is missing gets a cure, what breaks costs one line, and what works was really tried."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import apps.doctor
+from apps.doctor import BROKEN, NOTE, OK, Check, check_target, examine, pip_install
+from apps.doctor_probe import ProbeNetwork, probe_target
+from apps.machine import describe_machine, package_version, package_versions
+from converters.targets import TARGETS
+from edge_sr.errors import ConfigError, ConversionError, RunnerError
+
+
+def _answer(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    def run_in_child(function: str, arguments: dict[str, Any], *, timeout_s: float) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(apps.doctor, "run_in_child", run_in_child)
+
+
+def test_missing_toolchain_is_broken_and_its_cure_is_a_pip_command() -> None:
+    target = replace(TARGETS["tflite"], converter_packages=("no-such-tool",), runtime_packages=("no-such-runtime",))
+    check = check_target(target)
+    assert (check.status, check.cure) == (BROKEN, "pip install no-such-tool")
+    assert "no-such-tool" in check.detail
+
+
+def test_runtime_without_converter_still_runs_artifacts_made_elsewhere() -> None:
+    target = replace(TARGETS["tflite"], converter_packages=("no-such-tool",), runtime_packages=("numpy",))
+    check = check_target(target)
+    assert check.status == NOTE
+    assert "made elsewhere run with numpy" in check.detail
+
+
+@pytest.mark.parametrize("error", [RunnerError("got SIGABRT in its process"), ConversionError("refused")])
+def test_toolchain_that_dies_or_refuses_is_one_broken_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    _answer(monkeypatch, error)
+    check = check_target(replace(TARGETS["tflite"], converter_packages=("numpy",)))
+    assert check.status == BROKEN
+    assert str(error) in check.detail
+    assert check.cure.startswith("pip install 'numpy")
+
+
+def test_target_that_converts_and_runs_is_ok(monkeypatch: pytest.MonkeyPatch) -> None:
+    _answer(monkeypatch, "converts, runs")
+    check = check_target(replace(TARGETS["tflite"], converter_packages=("numpy",)))
+    assert (check.status, check.detail, check.cure) == (OK, "converts, runs", "")
+
+
+@pytest.mark.skipif("sys.platform == 'darwin'", reason="Core ML is missing: this tests what happens without it")
+def test_core_ml_is_a_note_away_from_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    _answer(monkeypatch, "converts")
+    check = check_target(replace(TARGETS["coreml"], converter_packages=("numpy",)))
+    assert check.status == NOTE
+    assert "Mac" in check.cure
+
+
+def test_quick_examination_covers_every_group_and_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    _answer(monkeypatch, AssertionError("a process was started"))
+    report = examine(quick=True)
+    assert {check.group for check in report.checks} == {
+        *("python", "packages", "weights", "targets", "devices", "training")
+    }
+    assert {check.name for check in report.checks if check.group == "targets"} == set(TARGETS)
+    assert all(check.cure for check in report.broken)
+
+
+def test_pip_command_asks_for_the_pinned_version_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ['litert-torch==0.10.0; extra == "tflite"', "scikit-image>=0.25"]
+    monkeypatch.setattr(apps.doctor.metadata, "requires", lambda name: lines)
+    assert pip_install(["litert-torch"]) == "pip install litert-torch==0.10.0"
+    assert pip_install(["scikit-image", "other"]) == "pip install 'scikit-image>=0.25' other"
+
+
+def test_unknown_status_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        Check(group="g", name="n", status="fine", detail="")
+
+
+def test_probe_network_upscales_by_two() -> None:
+    import torch
+
+    assert ProbeNetwork()(torch.zeros(1, 3, 5, 6)).shape == (1, 3, 10, 12)
+
+
+def test_tflite_probe_converts_and_runs_for_real() -> None:
+    for package in TARGETS["tflite"].converter_packages:
+        if package_version(package) is None:
+            pytest.skip(f"{package} is missing")
+    assert "runs" in probe_target("tflite")
+
+
+def test_machine_is_described_without_failing() -> None:
+    machine = describe_machine()
+    assert machine.cpu_model
+    assert machine.logical_cores >= 1
+    assert machine.cpu_model in machine.line
+    versions = package_versions()
+    assert versions["torch"] is not None
+    assert package_version("no-such-package") is None

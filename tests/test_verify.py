@@ -1,0 +1,274 @@
+"""Verification: the drop and its two parts, what cannot run here, and the gate."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import apps.verify
+from apps.results import VerifyReport, VerifyRow
+from apps.verify import check_gate, gate_failures, verify_artifacts
+from converters.artifact import (
+    Artifact,
+    ArtifactMeta,
+    Delegation,
+    IoVariant,
+    TensorSpec,
+    fingerprint,
+    load_artifact,
+    write_artifact,
+)
+from edge_sr.checkpoints import load_checkpoint, save_checkpoint, sha256_file
+from edge_sr.errors import ArtifactError, CheckpointError, ConfigError, DataError, GateError, RunnerError
+from edge_sr.evaluation import ImageScore, SetScore
+from edge_sr.images import write_image
+from edge_sr.metrics import psnr_y
+from edge_sr.networks import create_network
+from edge_sr.resize import make_lr
+from edge_sr.runner import TorchRunner
+
+Image = NDArray[np.uint8]
+TILE = (16, 16)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = create_network("idsa_net_mobile", 4, channels=8, blocks=1, distilled=4)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_checkpoint(path, network, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images: one as large as a tile, one that needs four tiles."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for name, (height, width) in {"one": (64, 64), "four": (88, 100)}.items():
+        coarse = rng.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+        write_image(folder / f"{name}.png", np.kron(coarse, np.ones((4, 4, 1), dtype=np.uint8)))
+    return folder
+
+
+def _artifact(folder: Path, checkpoint: Path, *, scheme: str = "fp32", target: str = "tflite") -> Path:
+    source = folder / "source"
+    source.mkdir(exist_ok=True)
+    (source / "model.bin").write_bytes(b"not a model")
+    spec = TensorSpec(name="x", dtype="uint8", layout="NHWC", shape=(1, *TILE, 3), value_range=(0, 255))
+    meta = ArtifactMeta(
+        model="idsa_net_mobile",
+        scale=4,
+        scheme=scheme,
+        target=target,
+        tile=TILE,
+        overlap=4,
+        main_file="model.bin",
+        io={"model.bin": IoVariant(input=spec, output=spec)},
+        files=fingerprint(source, ["model.bin"]),
+        tool_versions={},
+        checkpoint_sha256=sha256_file(checkpoint),
+        delegation=Delegation(delegates=1),
+    )
+    return write_artifact(folder / meta.name, meta=meta, source=source).path
+
+
+class DarkerRunner:
+    """The float network, with ``levels`` taken off every pixel."""
+
+    name, scale, tile = "fake", 4, TILE
+
+    def __init__(self, checkpoint: Path, levels: int) -> None:
+        network = load_checkpoint(checkpoint).network.deployed()
+        self.inner, self.levels = TorchRunner(network, tile=TILE), levels
+
+    def run(self, lr: Image) -> Image:
+        return np.clip(self.inner.run(lr).astype(np.int16) - self.levels, 0, 255).astype(np.uint8)
+
+
+def _use_runner(monkeypatch: pytest.MonkeyPatch, runner: object) -> None:
+    def open_runner(artifact: Artifact, *, threads: int, isolated: bool) -> object:
+        if isinstance(runner, Exception):
+            raise runner
+        return runner
+
+    monkeypatch.setattr(apps.verify, "open_runner", open_runner)
+
+
+def _score(psnr: float, name: str = "Set5") -> SetScore:
+    return SetScore(set_name=name, scale=4, images=(ImageScore(name="a", psnr_y_db=psnr, ssim=0.9),))
+
+
+def _row(
+    *, whole: float = 30.0, tiled: float = 29.875, artifact: float | None = 29.75, failed: bool = False
+) -> VerifyRow:
+    return VerifyRow(
+        artifact_path=Path("net_w8a8"),
+        model="net",
+        scheme="w8a8",
+        target="tflite",
+        tile=TILE,
+        overlap=4,
+        float_whole=_score(whole),
+        float_tiled=_score(tiled),
+        artifact=None if artifact is None else _score(artifact),
+        reason="broken" if artifact is None else None,
+        failed=failed,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- drops
+def test_drop_is_the_sum_of_tiling_and_quantization() -> None:
+    row = _row(whole=30.0, tiled=29.875, artifact=29.75)
+    assert (row.drop_db, row.tiling_drop_db, row.quantization_drop_db) == (0.25, 0.125, 0.125)
+
+
+def test_two_perfect_results_differ_by_nothing() -> None:
+    row = _row(whole=math.inf, tiled=math.inf, artifact=math.inf)
+    assert (row.drop_db, row.tiling_drop_db) == (0.0, 0.0)
+
+
+def test_artifact_equal_to_the_float_network_loses_nothing_to_quantization(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_runner(monkeypatch, DarkerRunner(checkpoint, levels=0))
+    (row,) = verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoint=checkpoint).rows
+    assert row.quantization_drop_db == 0.0
+    assert row.drop_db == row.tiling_drop_db
+    # One tile holds the whole of the first image, so tiling cannot change it.
+    whole, tiled = ({image.name: image.psnr_y_db for image in s.images} for s in (row.float_whole, row.float_tiled))
+    assert whole["one"] == pytest.approx(tiled["one"], abs=1e-9)
+
+
+def test_scores_are_those_of_the_artifacts_own_output(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = DarkerRunner(checkpoint, levels=40)
+    _use_runner(monkeypatch, runner)
+    (row,) = verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoint=checkpoint).rows
+    assert row.artifact is not None
+    from edge_sr.images import read_image
+
+    hr = read_image(photos / "one.png")
+    expected = psnr_y(runner.run(make_lr(hr, 4)), hr, crop_border=4)
+    assert {image.name: image.psnr_y_db for image in row.artifact.images}["one"] == pytest.approx(expected, abs=1e-9)
+    assert row.quantization_drop_db not in (None, 0.0)
+
+
+def test_float_network_runs_once_however_many_artifacts_share_it(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_runner(monkeypatch, DarkerRunner(checkpoint, levels=1))
+    paths = [
+        _artifact(tmp_path, checkpoint, target="tflite"),
+        _artifact(tmp_path, checkpoint, target="executorch"),
+    ]
+    works: list[str] = []
+
+    def progress(what: str, done: int, total: int, detail: str = "") -> None:
+        if done == total:
+            works.append(what)
+
+    verify_artifacts(paths, data=photos, checkpoint=checkpoint, progress=progress)
+    assert len([what for what in works if what.startswith("float")]) == 2  # whole images, tiles
+
+
+# ----------------------------------------------------------------------------------------------- what cannot run here
+@pytest.mark.skipif("sys.platform == 'darwin'", reason="Core ML is missing: this tests what happens without it")
+def test_core_ml_cell_says_why_and_holds_no_number(tmp_path: Path, checkpoint: Path, photos: Path) -> None:
+    path = _artifact(tmp_path, checkpoint, target="coreml")
+    (row,) = verify_artifacts([path], data=photos, checkpoint=checkpoint).rows
+    assert (row.artifact, row.drop_db, row.quantization_drop_db) == (None, None, None)
+    assert row.reason == "cannot run here: Core ML predicts on macOS only"
+    assert not row.failed
+    saved = row.to_json()
+    assert (saved["psnr_y_db"], saved["ssim"], saved["drop_db"]) == (None, None, None)
+
+
+def test_runtime_that_refuses_costs_its_own_row_only(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_runner(monkeypatch, RunnerError("refused"))
+    report = verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoint=checkpoint, max_drop_db=1.0)
+    (row,) = report.rows
+    assert row.failed
+    assert row.reason == "refused"
+    assert math.isfinite(row.float_whole.psnr_y_db)
+    assert "refused" in report.gate_failures[0]
+
+
+# -------------------------------------------------------------------------------------------------------------- gate
+def test_gate_passes_a_drop_equal_to_the_limit() -> None:
+    assert gate_failures([_row(whole=30.0, artifact=29.75)], 0.25) == ()
+
+
+def test_gate_names_artifact_set_and_both_parts_of_the_drop() -> None:
+    (line,) = gate_failures([_row(whole=30.0, tiled=29.875, artifact=29.75)], 0.2)
+    for word in ("net_w8a8", "Set5", "0.2 dB", "0.250 dB", "+0.125"):
+        assert word in line
+
+
+def test_gate_fails_on_a_score_that_is_no_number() -> None:
+    assert len(gate_failures([_row(artifact=math.nan)], 1000.0)) == 1
+
+
+def test_gate_that_could_check_nothing_fails() -> None:
+    (line,) = gate_failures([_row(artifact=None)], 0.05)
+    assert "nothing to go by" in line
+
+
+def test_artifact_that_cannot_run_here_does_not_fail_the_others() -> None:
+    assert gate_failures([_row(artifact=None), _row()], 0.5) == ()
+
+
+def test_broken_gate_raises_its_first_line_and_exits_with_three() -> None:
+    report = VerifyReport(rows=(_row(),), max_drop_db=0.05, gate_failures=("first", "second"))
+    with pytest.raises(GateError, match="first") as caught:
+        check_gate(report)
+    assert caught.value.exit_code == 3
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+def test_float_artifact_of_another_checkpoint_is_refused(tmp_path: Path, checkpoint: Path, photos: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, create_network("idsa_net_mobile", 4, channels=8, blocks=1, distilled=4), {"run": 2})
+    with pytest.raises(CheckpointError, match="--checkpoint"):
+        verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoint=other)
+
+
+def test_altered_artifact_is_refused_before_anything_runs(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_runner(monkeypatch, AssertionError("an artifact was opened"))
+    good = _artifact(tmp_path, checkpoint)
+    bad = _artifact(tmp_path, checkpoint, target="executorch")
+    (bad / "model.bin").write_bytes(b"not a m0del")
+    with pytest.raises(ArtifactError, match="altered"):
+        verify_artifacts([good, bad], data=photos, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("limit", [math.nan, math.inf])
+def test_gate_without_a_finite_limit_is_refused(limit: float, tmp_path: Path, checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match="max drop"):
+        verify_artifacts([_artifact(tmp_path, checkpoint)], max_drop_db=limit, checkpoint=checkpoint)
+
+
+def test_missing_data_folder_is_named(tmp_path: Path, checkpoint: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        verify_artifacts([_artifact(tmp_path, checkpoint)], data=tmp_path / "nowhere", checkpoint=checkpoint)
+
+
+# ------------------------------------------------------------------------------------------------------------- record
+def test_recorded_scores_stand_in_the_artifact(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_runner(monkeypatch, DarkerRunner(checkpoint, levels=2))
+    path = _artifact(tmp_path, checkpoint)
+    (row,) = verify_artifacts([path], data=photos, checkpoint=checkpoint, record=True).rows
+    assert load_artifact(path).meta.measured["verified"]["photos"]["drop_db"] == pytest.approx(row.drop_db)
