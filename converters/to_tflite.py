@@ -100,7 +100,9 @@ def _to_qdq(network: nn.Module) -> fx.GraphModule:
             f"expected a QuantizedNetwork, got {type(network).__name__}; prepare and calibrate it first"
         )
     # The converter (litert-torch 0.10.0) folds quantize(float weight) into an int8 constant; int8 buffers it refuses.
-    return to_qdq(network, weights="float", duplicate_dequantize=False)
+    # Its greedy layout pass, taken for graphs of more than about 2000 nodes, marks a dequantize as NHWC once its first
+    # reader is, and a second reader then gets channels where it wants rows. So each reader has a dequantize of its own.
+    return to_qdq(network, weights="float", duplicate_dequantize=True)
 
 
 def _convert(network: nn.Module, job: LoweringJob, path: Path, *, quantized: bool) -> None:

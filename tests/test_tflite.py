@@ -216,7 +216,10 @@ def test_network_that_litert_refuses_is_one_line(networks: dict[str, nn.Module],
 
 
 @pytest.mark.slow
-def test_idsa_net_with_float_islands_stays_in_one_partition(tmp_path: Path, lr: Any) -> None:
+def test_idsa_net_with_float_islands_stays_in_one_partition(
+    tmp_path: Path, lr: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAYOUT_OPTIMIZE_PARTITIONER", "GREEDY")  # what litert-torch takes for the network of full depth
     torch.manual_seed(0)
     network = create_network("idsa_net", 4, blocks=1, channels=16, distilled=4, hidden=16, purified=8).eval()
     int8 = quantized(network.deployed(), "w8a8")
