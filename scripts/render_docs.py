@@ -88,7 +88,8 @@ def render(text: str, facts: Mapping[str, Any], *, templates: Path = TEMPLATES) 
             body = environment.get_template(f"{name}.md.j2").render(facts)
         except jinja2.TemplateNotFound as error:
             raise ConfigError(f"expected a template {templates / name}.md.j2, got none; write it") from error
-        return f"<!-- table: {name} -->\n{body.strip()}\n<!-- end: {name} -->"
+        lines = "\n".join(line.rstrip() for line in body.strip().splitlines())
+        return f"<!-- table: {name} -->\n{lines}\n<!-- end: {name} -->"
 
     rendered = _BLOCK.sub(table, text)
     if len(_MARK.findall(text)) != 2 * len(_BLOCK.findall(text)):
