@@ -334,8 +334,14 @@ def test_float_network_is_taken_whole(target: str, tool: str, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["w8a8", "w8a8_mixed"])
-@pytest.mark.parametrize(("target", "tool"), [("tflite", "litert_torch"), ("executorch", "executorch")])
+@pytest.mark.parametrize(
+    ("scheme", "target", "tool"),
+    [
+        ("w8a8", "tflite", "litert_torch"),
+        ("w8a8", "executorch", "executorch"),
+        ("w8a8_mixed", "executorch", "executorch"),
+    ],
+)
 def test_int8_network_is_taken_whole_with_attention_in_float(
     scheme: str, target: str, tool: str, tmp_path: Path
 ) -> None:
