@@ -33,8 +33,9 @@ PACKAGES = (
 class MachineInfo:
     """The machine of a measurement.
 
-    ``load_average`` is the mean number of runnable processes over the last minute when this was made (None where the
-    system does not tell): a value near or above the number of cores makes every latency suspect.
+    ``logical_cores`` are those that this process may use. ``load_average`` is the mean number of runnable processes over
+    the last minute when this was made (None where the system does not tell): a value near or above the number of cores
+    makes every latency suspect.
     """
 
     system: str
@@ -51,7 +52,7 @@ class MachineInfo:
     @property
     def line(self) -> str:
         """One line for people: processor, cores, memory, system, Python."""
-        cores = f"{self.logical_cores} logical cores"
+        cores = f"{self.logical_cores} logical core{'s' if self.logical_cores > 1 else ''}"
         memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 2**30:.1f} GiB"
         return f"{self.cpu_model}, {cores}{memory}, {self.system}, Python {self.python}"
 

@@ -183,11 +183,13 @@ def train_quantized(
     ranges = [
         sampler.batch(batch, seed=seed + _CALIBRATION_SEED_SHIFT, step=step).lr for step in range(_CALIBRATION_BATCHES)
     ]
-    shown("ranges", 0, 2)
-    calibrate(network, ranges)
-    shown("ranges", 1, 2)
-    search_ranges(network, teacher, ranges[:_SEARCH_BATCHES])
-    shown("ranges", 2, 2)
+    calibrate(network, ranges, progress=lambda done, total: shown("calibrate", done, total))
+    search_ranges(
+        network,
+        teacher,
+        ranges[:_SEARCH_BATCHES],
+        progress=lambda done, total: shown("search ranges", done, total),
+    )
 
     def crops() -> Iterator[tuple[Tensor, Tensor | None]]:
         for step in count():

@@ -108,12 +108,11 @@ def quantize_after_training(
     digest = hashlib.sha256()
     for batch in batches:
         digest.update(batch.numpy().tobytes())
-    progress("calibrate", 0, 2)
     network = prepare(deployed, get_scheme(scheme))
-    calibrate(network, batches)
-    progress("calibrate", 1, 2)
-    search_ranges(network, deployed, batches)
-    progress("calibrate", 2, 2)
+    calibrate(network, batches, progress=lambda done, total: progress(f"calibrate {scheme}", done, total))
+    search_ranges(
+        network, deployed, batches, progress=lambda done, total: progress(f"search ranges {scheme}", done, total)
+    )
     return network.eval(), digest.hexdigest()
 
 

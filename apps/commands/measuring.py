@@ -69,8 +69,9 @@ def profile(
 
     An IQR above 10% of the median is marked with "!": the machine was busy.
     """
+    from apps.machine import describe_machine
     from apps.profiler import profile_artifacts
-    from apps.tables import print_profile
+    from apps.tables import print_profile, say
 
     with working(json_file) as progress:
         report = profile_artifacts(
@@ -83,4 +84,7 @@ def profile(
         )
     save("profile", report, json_file)
     print_profile(report)
+    cores = describe_machine().logical_cores
+    if max(threads or (1,)) > cores:
+        say(f"only {cores} logical core{'s' if cores > 1 else ''} may be used here: more threads than that share them")
     fail_on(sorted({f"{row.label}: {row.reason}" for row in report.rows if row.failed}))
