@@ -33,9 +33,9 @@ PACKAGES = (
 class MachineInfo:
     """The machine of a measurement.
 
-    ``logical_cores`` are those that this process may use. ``load_average`` is the mean number of runnable processes over
-    the last minute when this was made (None where the system does not tell): a value near or above the number of cores
-    makes every latency suspect.
+    ``logical_cores`` are those that this process may use. ``load_average`` is the mean number of runnable processes
+    over the last minute when this was made (None where the system does not tell): a value near or above the number of
+    cores makes every latency suspect.
     """
 
     system: str
