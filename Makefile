@@ -16,9 +16,10 @@ RUN := $(VENV)/.stamp-run
 DEV := $(VENV)/.stamp-dev
 
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off -c constraints.txt
-# One line per ten packages: a silent install of 2.5 GB looks like a hang. Errors go to stderr untouched.
-QUIETLY := | awk '/^ *Collecting / { if (++n % 10 == 1) print "  package " n ": " $$2 } \
-	/^Installing collected/ { print "  unpacking " NF - 3 " packages" } /^ERROR/ { print } { fflush() }'
+# One line per ten packages: a silent install of 2.5 GB looks like a hang. All of pip's words are in the log.
+QUIETLY := 2>&1 | tee -a $(VENV)/install.log | awk '/^ *Collecting / { if (++n % 10 == 1) print "  package " n ": " $$2 } \
+	/^Installing collected/ { print "  unpacking " NF - 3 " packages" } { fflush() }' \
+	|| { tail -n 20 $(VENV)/install.log >&2; exit 1; }
 
 .PHONY: help demo test check format docs lock clean distclean
 help:
