@@ -43,7 +43,7 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001
             line = " ".join(f"{type(error).__name__}: {error}".split())[:400]
             send(answers, {"error": RunnerError.__name__, "message": f"expected {fields['do']} to work, got {line}"})
-    # Not sys.exit: runtimes free their memory in an order of their own at exit and crash there (executorch 1.4.1).
+    # Not sys.exit: a runtime that crashes while it frees its memory (seen with executorch 1.4.1) has done its work.
     os._exit(0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +42,12 @@ class ExecuTorchRunner:
         self._path = artifact.main_path
         self._io = meta.io[meta.main_file]
         self._threads = threads
-        self._pool = _ThreadPool.get()
-        self._program = _read_program(self._path)  # the runtime keeps pointers into it: it must outlive the method
-        self._method: Any = None
+        self._runtime = _Runtime.get()
         self._generation = -1
+        # The method points into the program and that into the bytes; Python drops attributes in this order.
+        self._method: Any = None
+        self._program: Any = None
+        self._bytes = _read_program(self._path)
         self._load()
 
     def run(self, lr: Image) -> Image:
@@ -61,10 +62,10 @@ class ExecuTorchRunner:
 
     def run_tensor(self, x: torch.Tensor) -> torch.Tensor:
         """The program as it is, (1, 3, h, w) float32 in [0, 1] -> (1, 3, scale*h, scale*w) float32, not clamped."""
-        if self._generation != self._pool.generation:
+        if self._generation != self._runtime.generation:
             self._load()
         try:
-            outputs = self._method.execute([x])
+            outputs = self._method([x])
         except RuntimeError as error:
             raise RunnerError(f"expected ExecuTorch to run {self._path}, got {_one_line(error)}") from error
         expected = self._io.output.shape
@@ -81,17 +82,18 @@ class ExecuTorchRunner:
         return output
 
     def _load(self) -> None:
-        self._method = None
-        self._pool.resize(self._threads)
+        self._method = self._program = None
+        self._runtime.resize(self._threads)
         try:
-            method = self._pool.runtime.load_program(self._program).load_method("forward")
-        except (RuntimeError, KeyError) as error:
+            program = self._runtime.load_program(self._bytes)
+            method = program.load_method("forward")
+        except RuntimeError as error:
             raise RunnerError(
                 f"expected ExecuTorch to load {self._path}, got {_one_line(error)}; export the artifact again"
             ) from error
-        self._check_io(method.metadata)
-        self._method = method
-        self._generation = self._pool.generation
+        self._check_io(method.method_meta())
+        self._method, self._program = method, program
+        self._generation = self._runtime.generation
 
     def _check_io(self, found: Any) -> None:
         expected = (self._io.input.shape, self._io.output.shape)
@@ -105,37 +107,44 @@ class ExecuTorchRunner:
             )
 
 
-class _ThreadPool:
-    """ExecuTorch's thread pool, of which a process has one.
+class _Runtime:
+    """ExecuTorch's runtime with its thread pool, of which a process has one.
 
-    A loaded method keeps a pointer to the pool it was loaded with. ``_unsafe_reset_threadpool`` frees that pool, so a
-    method loaded earlier would run on freed memory (executorch 1.4.1: no effect on its threads, sometimes a double
-    free at exit). Hence the generation: a method of an older one has to be loaded again before it runs.
+    A loaded method keeps a pointer to the pool it was loaded with. ``_unsafe_reset_threadpool`` frees that pool: a
+    method loaded earlier keeps its old number of threads and runs on freed memory (executorch 1.4.1). Hence the
+    generation: a method of an older one has to be loaded again before it runs.
     """
 
-    _instance: _ThreadPool | None = None
+    _instance: _Runtime | None = None
 
     def __init__(self) -> None:
         self.generation = 0
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the wheel's modules warn of torch's internals
-                import executorch.kernels.quantized  # noqa: F401  (registers operators that may stay outside)
-                from executorch.extension.pybindings import portable_lib
-                from executorch.runtime import Runtime
+            # Not executorch.runtime: for one decorator it imports the whole exporter, torch's compilers included, five
+            # CPU seconds in every process that only wants to run a file (executorch 1.4.1).
+            import executorch.kernels.quantized  # noqa: F401  (registers operators that may stay outside)
+            from executorch.extension.pybindings import _portable_lib
         except ImportError as error:
             raise MissingToolError(
                 f"running .pte files needs the package executorch, got {error}; pip install executorch"
             ) from error
-        self._library: Any = portable_lib
-        self.runtime: Any = Runtime.get()
+        self._library: Any = _portable_lib
 
     @classmethod
-    def get(cls) -> _ThreadPool:
+    def get(cls) -> _Runtime:
         """The one instance; imports the runtime the first time."""
         if cls._instance is None:
             cls._instance = cls()
         return cls._instance
+
+    def load_program(self, program: bytes) -> Any:
+        """Open bytes, which have to outlive the result. RuntimeError where the runtime notices damage."""
+        return self._library._load_program_from_buffer(
+            program,
+            enable_etdump=False,
+            debug_buffer_size=0,
+            program_verification=self._library.Verification.InternalConsistency,
+        )
 
     def resize(self, threads: int) -> None:
         """Make the pool ``threads`` wide; a new generation unless it is already."""
