@@ -15,7 +15,8 @@ TORCH := $(VENV)/.stamp-torch
 RUN := $(VENV)/.stamp-run
 DEV := $(VENV)/.stamp-dev
 
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off -c constraints.txt
+# --no-compile: only the modules that are ever imported get compiled, then; it saves minutes.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off --no-compile -c constraints.txt
 # One line per ten packages: a silent install of 2.5 GB looks like a hang. All of pip's words are in the log.
 QUIETLY := 2>&1 | tee -a $(VENV)/install.log | awk '/^ *Collecting / { if (++n % 10 == 1) print "  package " n ": " $$2 } \
 	/^Installing collected/ { print "  unpacking " NF - 3 " packages" } { fflush() }' \
