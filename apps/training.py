@@ -177,7 +177,7 @@ def train_quantized(
         hold_out=hold_out,
         progress=lambda done, total: shown("pack photos", done, total),
     )
-    rank = Processes.start().rank
+    processes = Processes.start()
     sampler = pool.sampler(patch)
     network = prepare(teacher, get_scheme(scheme))
     ranges = [
@@ -193,7 +193,7 @@ def train_quantized(
 
     def crops() -> Iterator[tuple[Tensor, Tensor | None]]:
         for step in count():
-            cut = sampler.batch(batch, seed=seed, step=step, rank=rank)
+            cut = sampler.batch(batch, seed=seed, step=step, rank=processes.rank, world_size=processes.world_size)
             yield cut.lr, cut.hr
 
     def report(record: QATRecord) -> None:

@@ -21,7 +21,7 @@ class Phase:
 
     Attributes:
         steps: optimizer steps.
-        batch: crops per step and process.
+        batch: crops per step, shared evenly by the processes that train.
         patch: LR pixels along a crop's side.
     """
 

@@ -1,6 +1,6 @@
 """Training photos, packed once into one file of pixels, from which random crops are cut.
 
-A pool holds every photo's HR pixels and their bicubic LR image. Crops are a pure function of (seed, step, rank), so a
+A pool holds every photo's HR pixels and their bicubic LR image. Crops are a pure function of (seed, step), so a
 run that was cut goes on with the very crops it would have seen.
 """
 
@@ -111,10 +111,18 @@ class CropSampler:
         areas = np.array([image.height * image.width for image in self.images], dtype=np.float64)
         self.probabilities = areas / areas.sum()
 
-    def batch(self, size: int, *, seed: int, step: int, rank: int = 0) -> Batch:
-        """The batch of a step: the same for the same (seed, step, rank)."""
-        rng = np.random.default_rng([seed, step, rank])
+    def batch(self, size: int, *, seed: int, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """A step's batch, or the part of it that one of several processes trains on.
+
+        Args:
+            size: crops of all processes together, a multiple of ``world_size``.
+            seed, step: what the crops are a function of; how many processes share them changes nothing.
+            rank, world_size: which part of how many.
+        """
+        rng = np.random.default_rng([seed, step])
+        # Drawn for all processes, so that the stream of random numbers does not depend on their number.
         pairs = [self._crop(rng, self.images[i]) for i in rng.choice(len(self.images), size, p=self.probabilities)]
+        pairs = pairs[rank * size // world_size : (rank + 1) * size // world_size]
         return Batch(lr=_to_batch([lr for lr, _ in pairs]), hr=_to_batch([hr for _, hr in pairs]))
 
     def _crop(self, rng: np.random.Generator, image: PooledImage) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -84,6 +84,11 @@ class Trainer:
         self.config, self.pool, self.out, self.metadata = config, pool, out, dict(metadata or {})
         self.processes = Processes.start()
         self.device = self.processes.device
+        if any(phase.batch % self.processes.world_size for phase in config.phases):
+            raise ConfigError(
+                f"expected batches that {self.processes.world_size} processes share evenly, got "
+                f"{', '.join(str(phase.batch) for phase in config.phases)}; change them or --nproc-per-node"
+            )
         torch.manual_seed(config.seed)
         network = create_network(config.model, config.scale, **config.network)
         if init is not None:
@@ -129,7 +134,10 @@ class Trainer:
     def _batch(self, step: int) -> Batch:
         phase = self.config.phase_at(step)
         sampler = self.pool.sampler(phase.patch)
-        return sampler.batch(phase.batch, seed=self.config.seed, step=step, rank=self.processes.rank)
+        processes = self.processes
+        return sampler.batch(
+            phase.batch, seed=self.config.seed, step=step, rank=processes.rank, world_size=processes.world_size
+        )
 
     def _train_step(self, batch: Batch) -> None:
         config, step = self.config, self.step
