@@ -32,14 +32,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "docs" / "templates"
 RESULTS = ROOT / "results"
 # The results that templates may name, so that a misspelt one is an error and a missing one is "not measured yet".
-RESULT_NAMES = ("mobile_x4",)
+RESULT_NAMES = ("mobile_x4", "training_mobile_x4")
 _BLOCK = re.compile(r"<!-- table: (?P<name>\w+) -->\n.*?<!-- end: (?P=name) -->", re.DOTALL)
 _MARK = re.compile(r"<!-- (?:table|end): (\w+) -->")
 
 
 def documents() -> list[Path]:
     """Every document that may hold tables."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", ROOT / "edge_sr/weights/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def load_results(folder: Path = RESULTS) -> dict[str, Any]:

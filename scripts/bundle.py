@@ -1,0 +1,84 @@
+"""Put trained weights into the package, and their history into results/training_mobile_x4.json.
+
+    python scripts/bundle.py --float runs/mobile_x4 --quantized runs/mobile_x4_w8a8.safetensors \\
+        --data "1,325 photos, see the card"
+
+Weights that travel carry their terms: licence and attribution go into each file's header, from where every artifact
+takes them. The card (``edge_sr/weights/README.md``) is written by ``make docs`` from the JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from apps.results import write_json
+from edge_sr.checkpoints import WEIGHTS_DIR, load_tensors, save_tensors, sha256_file
+from edge_sr.errors import EdgeSRError
+from edge_sr.training.loop import LOG, NETWORK
+
+ROOT = Path(__file__).resolve().parent.parent
+LICENSE = "CC BY-NC-SA 4.0"
+ATTRIBUTION = (
+    "Trained on photos of which some are licensed for non-commercial use or research only (Tecnick TESTIMAGES, "
+    "BSDS500); edge_sr/weights/README.md lists every source."
+)
+
+
+def bundle(source: Path, scheme: str, extra: dict[str, Any]) -> dict[str, Any]:
+    """Copy a checkpoint into the package with its terms; returns what the card says of it."""
+    loaded = load_tensors(source)
+    metadata = {**loaded.metadata, **extra, "weights_license": LICENSE, "weights_attribution": ATTRIBUTION}
+    target = WEIGHTS_DIR / f"{loaded.model}_x{loaded.config['scale']}_{scheme}.safetensors"
+    save_tensors(target, loaded.tensors, model=loaded.model, config=loaded.config, metadata=metadata, kind=loaded.kind)
+    return {"file": target.name, "sha256": sha256_file(target), "size_bytes": target.stat().st_size, **metadata}
+
+
+def lines(log: Path) -> list[dict[str, Any]]:
+    """The entries of a JSON-lines log."""
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line]
+
+
+def main() -> int:
+    """Bundle both checkpoints of a float run and its quantization-aware training."""
+    parser = argparse.ArgumentParser(description="Put trained weights into the package.")
+    parser.add_argument("--float", dest="run", type=Path, required=True, help="folder of the float run")
+    parser.add_argument("--quantized", type=Path, required=True, help="checkpoint of the quantized run")
+    parser.add_argument("--data", required=True, help="what it was trained on, in words")
+    parser.add_argument("--float-command", required=True, help="the command of the float run")
+    parser.add_argument("--quantized-command", required=True, help="the command of the quantized run")
+    parser.add_argument("--note", default="", help="anything a reader should know of how it was run")
+    options = parser.parse_args()
+    trained = bundle(options.run / NETWORK, "fp32", {"data": options.data, "command": options.float_command})
+    # The quantized weights name the float file that they were distilled from as it is bundled.
+    quantized = bundle(
+        options.quantized,
+        "w8a8",
+        {
+            "data": options.data,
+            "command": options.quantized_command,
+            "float_checkpoint_sha256": trained["sha256"],
+        },
+    )
+    content = {
+        "float": trained,
+        "quantized": quantized,
+        "note": options.note,
+        "float_log": lines(options.run / LOG),
+        "quantized_log": lines(options.quantized.with_suffix(".log.jsonl")),
+    }
+    (ROOT / "results").mkdir(exist_ok=True)
+    write_json(ROOT / "results" / "training_mobile_x4.json", content)
+    print(f"bundled {trained['file']} and {quantized['file']}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except EdgeSRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
