@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,94 +25,13 @@ from edge_sr.metrics import psnr_y
 from edge_sr.runner import TorchRunner
 from quantization.fake_quant import MIN_SCALE, Mode, QuantizedConv2d
 from quantization.op_kinds import is_copying_weight
+from quantization.qat_config import QATConfig, QATRecord, QATResult
 from quantization.quantizer import QuantizedNetwork
 
+__all__ = ["QATConfig", "QATRecord", "QATResult", "measure", "train_qat"]
+
 Image = NDArray[np.uint8]
-Progress = Callable[["QATRecord"], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class QATConfig:
-    """How to train.
-
-    Attributes:
-        steps: batches to train on.
-        learning_rate: of weights and biases, decayed by a cosine to ``final_ratio`` of itself.
-        scale_learning_rate: of the activations' scales (LSQ); 0 keeps the calibrated ranges.
-        warmup_steps: steps over which the learning rates rise linearly.
-        final_ratio: last learning rate over the first, 0..1.
-        hr_weight: weight of an L1 loss to the HR image beside the distillation loss; 0 needs no HR.
-        ema_decay: decay of the average of weights that is measured and kept; 0 keeps the weights themselves.
-        clip_norm: largest norm of the gradient; 0 does not clip.
-        validate_every, snapshot_every: in steps.
-        bf16: teacher and convolutions in bfloat16; quantization itself stays in float32.
-    """
-
-    steps: int = 600
-    learning_rate: float = 1e-4
-    scale_learning_rate: float = 0.0
-    warmup_steps: int = 20
-    final_ratio: float = 0.01
-    hr_weight: float = 0.0
-    ema_decay: float = 0.0
-    clip_norm: float = 0.0
-    validate_every: int = 50
-    snapshot_every: int = 50
-    bf16: bool = False
-
-    def __post_init__(self) -> None:
-        bounds: dict[str, tuple[float, float]] = {
-            "steps": (1, math.inf),
-            "learning_rate": (0, 1),
-            "scale_learning_rate": (0, 1),
-            "warmup_steps": (0, math.inf),
-            "final_ratio": (0, 1),
-            "hr_weight": (0, math.inf),
-            "ema_decay": (0, 0.99999),
-            "clip_norm": (0, math.inf),
-            "validate_every": (1, math.inf),
-            "snapshot_every": (1, math.inf),
-        }
-        for name, (low, high) in bounds.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"expected {name} in {low}..{high}, got {value}; change it")
-
-
-@dataclass(frozen=True, kw_only=True)
-class QATRecord:
-    """One line of the log. ``psnr_y_db`` is set where the held-out images were measured."""
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    seconds: float
-    psnr_y_db: float | None = None
-    best_psnr_y_db: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class QATResult:
-    """What came out; the network itself holds the best state.
-
-    Attributes:
-        psnr_y_db: mean luma PSNR of the kept state on the held-out images, in dB.
-        start_psnr_y_db: the same before training.
-        float_psnr_y_db: the same of the float teacher.
-        best_step: step of the kept state; 0 is the state before training.
-        steps: steps trained in all.
-    """
-
-    psnr_y_db: float
-    start_psnr_y_db: float
-    float_psnr_y_db: float
-    best_step: int
-    steps: int
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return asdict(self)
+Progress = Callable[[QATRecord], None]
 
 
 def train_qat(
@@ -281,8 +200,8 @@ class _Trainer:
     def _train_step(self, lr: Tensor, hr: Tensor | None) -> float:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self._rate_factor()
-        with torch.no_grad(), torch.autocast(lr.device.type, torch.bfloat16, enabled=self.config.bf16):
-            target = self.teacher(lr).float().clamp(0, 1)
+        with torch.no_grad():
+            target = self.teacher(lr).clamp(0, 1)
         output = self.network(lr)
         loss = F.mse_loss(output, target)
         if self.config.hr_weight > 0:

@@ -74,6 +74,7 @@ def _crops(seed: int = 0) -> Iterator[tuple[Tensor, None]]:
 
 def _config(**changes: float) -> QATConfig:
     base = {"steps": 12, "learning_rate": 2e-4, "warmup_steps": 2, "validate_every": 4, "snapshot_every": 4}
+    base |= {"scale_learning_rate": 0.0, "ema_decay": 0.0}
     return QATConfig(**{**base, **changes})  # type: ignore[arg-type]
 
 
