@@ -130,7 +130,7 @@ class CropSampler:
         p, s = self.patch, self.pool.scale
         top, left = rng.integers(image.height - p + 1), rng.integers(image.width - p + 1)
         lr, hr = lr[top : top + p, left : left + p], hr[top * s : (top + p) * s, left * s : (left + p) * s]
-        turns, flip = rng.integers(4), rng.integers(2)
+        turns, flip = int(rng.integers(4)), rng.integers(2)
         if flip:
             lr, hr = lr[:, ::-1], hr[:, ::-1]
         return np.rot90(lr, turns), np.rot90(hr, turns)

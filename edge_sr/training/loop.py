@@ -93,7 +93,8 @@ class Trainer:
         network = create_network(config.model, config.scale, **config.network)
         if init is not None:
             _start_from(network, init, config.model)
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        # channels_last convolutions measured up to 1.4 times as fast on CPUs; torch 2.13's stubs lack the argument.
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizers = _optimizers(self.network, config)
         self.step, self.loss, self.psnr_y_db, self.seconds = 0, math.nan, math.nan, 0.0
@@ -274,7 +275,7 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(device.type == "cpu" and amx is not None and amx())
 

@@ -73,7 +73,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     """
     a, b, c = _COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.mT if tall else matrix
+    x: Tensor = matrix.mT if tall else matrix
     x = x / (x.norm() + 1e-12)
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
@@ -88,7 +88,8 @@ def split_parameters(network: nn.Module, last: Iterable[Tensor]) -> tuple[list[n
     and those of ``last`` (the layer that makes the pixels).
     """
     kept = {id(parameter) for parameter in last}
-    hidden, rest = [], []
+    hidden: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for parameter in network.parameters():
         is_kernel = parameter.ndim >= 2 and parameter.shape[0] > 1 and parameter.shape[1] != 3
         (hidden if is_kernel and id(parameter) not in kept else rest).append(parameter)
