@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -16,9 +17,11 @@ import torch
 import typer
 
 from apps.cli import app, main
+from apps.commands.training import qat
 from edge_sr.checkpoints import save_checkpoint
 from edge_sr.images import read_image, write_image
 from edge_sr.networks import create_network
+from quantization.qat_config import QATConfig
 
 COMMANDS = ("export", "verify", "profile", "upscale", "demo", "train", "qat", "models", "doctor")
 CONFIG = """
@@ -218,6 +221,14 @@ def test_train_stops_goes_on_and_qat_follows(tmp_path: Path, photos: Path, capsy
     assert loaded.metadata["steps"] == 2
     assert _run(*words) == 2
     assert "--overwrite" in _error(capsys)
+
+
+def test_qat_command_defaults_to_the_measured_recipe() -> None:
+    defaults = {name: parameter.default for name, parameter in inspect.signature(qat).parameters.items()}
+    recipe = QATConfig()
+    names = {"lr": "learning_rate", "scale_lr": "scale_learning_rate"}
+    for option in ("steps", "lr", "scale_lr", "hr_weight", "ema_decay", "bf16"):
+        assert defaults[option] == getattr(recipe, names.get(option, option)), option
 
 
 def test_interrupted_training_says_how_to_go_on(

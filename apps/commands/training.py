@@ -91,14 +91,14 @@ def qat(
     scheme: Annotated[str, typer.Option("--scheme", help="w8a8 or w8a8_mixed.")] = "w8a8",
     data: Photos = None,
     steps: Annotated[int, typer.Option("--steps", help="Training steps.", min=1)] = 600,
-    lr: Annotated[float, typer.Option("--lr", help="Learning rate of the weights.")] = 1e-4,
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate of the weights.")] = 3e-4,
     scale_lr: Annotated[
         float, typer.Option("--scale-lr", help="Learning rate of the activations' scales; 0 keeps the ranges.")
-    ] = 0.0,
+    ] = 3e-4,
     hr_weight: Annotated[
         float, typer.Option("--hr-weight", help="Weight of an L1 loss to the HR photo beside the distillation.")
     ] = 0.0,
-    ema_decay: Annotated[float, typer.Option("--ema-decay", help="Decay of averaged weights; 0 for none.")] = 0.0,
+    ema_decay: Annotated[float, typer.Option("--ema-decay", help="Decay of averaged weights; 0 for none.")] = 0.97,
     batch: Annotated[int, typer.Option("--batch", help="Crops per step.", min=1)] = 8,
     patch: Annotated[int, typer.Option("--patch", help="LR pixels along a crop's side.", min=8)] = 48,
     hold_out: Annotated[int, typer.Option("--hold-out", help="Photos kept for choosing the best state.", min=1)] = 20,
