@@ -180,6 +180,7 @@ def write_report(
         summary=summary,
         threads=sorted({row.threads for row in profile.rows}),
         verify_rows=verify.rows,
+        titles={name: target.title for name, target in TARGETS.items()},
         profile=profile,
         latency_png=_latency_png(summary),
         waterfalls=_waterfalls(verify.rows),
