@@ -42,7 +42,7 @@ def lines(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line]
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Bundle both checkpoints of a float run and its quantization-aware training."""
     parser = argparse.ArgumentParser(description="Put trained weights into the package.")
     parser.add_argument("--float", dest="run", type=Path, required=True, help="folder of the float run")
@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--float-command", required=True, help="the command of the float run")
     parser.add_argument("--quantized-command", required=True, help="the command of the quantized run")
     parser.add_argument("--note", default="", help="anything a reader should know of how it was run")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     trained = bundle(options.run / NETWORK, "fp32", {"data": options.data, "command": options.float_command})
     # The quantized weights name the float file that they were distilled from as it is bundled.
     quantized = bundle(

@@ -17,7 +17,7 @@ import pytest
 import typer
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "edge_sr/weights/README.md")
 FENCE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 # Made by commands or by the reader, so not in a checkout.
 NOT_IN_A_CHECKOUT = ("out/", "results/mobile_x4.json", "converters/to_NAME.py")
@@ -198,7 +198,7 @@ def test_paths_in_the_documents_exist(name: str) -> None:
 def test_relative_links_lead_to_files(name: str) -> None:
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text(encoding="utf-8"))
     relative = {link.partition("#")[0] for link in links if "://" not in link}
-    assert {link for link in relative if link and not (ROOT / link).exists()} == set()
+    assert {link for link in relative if link and not (ROOT / name).parent.joinpath(link).exists()} == set()
 
 
 def test_licence_is_apache_2_whole() -> None:
