@@ -32,7 +32,6 @@ CORE_PACKAGES = (
     "rich",
     "jinja2",
     "matplotlib",
-    "tqdm",
 )
 _PROBE_TIMEOUT_S = 180.0
 

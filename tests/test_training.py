@@ -214,6 +214,7 @@ def test_precision_follows_the_setting() -> None:
     [
         ({"stepz": 3}, "got stepz"),
         ({"optimizer": "sgd"}, "optimizer must be one of"),
+        ({"loss": "l3"}, "loss must be one of l1, l2"),
         ({"phases": []}, "at least one phase"),
         ({"phases": [{"steps": 0, "batch": 1, "patch": 8}]}, "phase.steps"),
         ({"phases": [{"step": 1}]}, "expected model, scale and phases"),
@@ -229,7 +230,7 @@ def test_wrong_settings_are_named(change: dict[str, object], message: str) -> No
 @pytest.mark.parametrize("path", sorted(CONFIGS_DIR.glob("*.toml")), ids=lambda path: path.stem)
 def test_bundled_configurations_load(path: Path) -> None:
     loaded = load_config(path)
-    assert path.stem == f"{loaded.model}_x{loaded.scale}"
+    assert path.stem.removesuffix("_finish") == f"{loaded.model}_x{loaded.scale}"
     assert loaded.phase_at(loaded.steps - 1) == loaded.phases[-1]
     assert loaded.phase_at(0) == loaded.phases[0]
 

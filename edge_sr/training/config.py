@@ -12,6 +12,7 @@ from edge_sr.errors import ConfigError
 
 CONFIGS_DIR = Path(__file__).parent / "configs"
 OPTIMIZERS = ("adam", "muon")
+LOSSES = ("l1", "l2")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -45,6 +46,7 @@ class TrainConfig:
         scale: upscaling factor.
         network: further settings of the network's configuration.
         phases: batch shapes in order; their steps add up to the run.
+        loss: "l1", or "l2" (mean squared error, what PSNR is made of) for a last run from a trained checkpoint.
         optimizer: "muon" (hidden kernels; Adam for the rest) or "adam".
         lr: peak learning rate, reached after ``warmup_steps``, then a cosine down to ``final_lr_ratio`` of it.
         ema_decay: decay of the averaged weights that are kept.
@@ -63,6 +65,7 @@ class TrainConfig:
     scale: int
     network: Mapping[str, Any] = field(default_factory=dict)
     phases: tuple[Phase, ...]
+    loss: str = "l1"
     optimizer: str = "muon"
     lr: float = 2e-3
     warmup_steps: int = 200
@@ -80,6 +83,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ConfigError("phases must hold at least one phase, got none")
+        if self.loss not in LOSSES:
+            raise ConfigError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if self.precision not in PRECISIONS:

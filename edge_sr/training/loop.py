@@ -152,7 +152,8 @@ class Trainer:
         lr = batch.lr.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         with self._autocast():
             sr = self.forward(lr)
-        loss = functional.l1_loss(sr.float(), batch.hr.to(self.device, non_blocking=True))
+        criterion = functional.l1_loss if config.loss == "l1" else functional.mse_loss
+        loss = criterion(sr.float(), batch.hr.to(self.device, non_blocking=True))
         loss.backward()  # type: ignore[no-untyped-call]
         if config.clip_grad_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_grad_norm)
