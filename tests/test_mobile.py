@@ -64,7 +64,7 @@ def test_without_its_tail_it_is_nearest_neighbour_upsampling() -> None:
     assert torch.equal(net.deployed()(x), expected)
 
 
-@pytest.mark.parametrize("blocks", [2, 4])
+@pytest.mark.parametrize("blocks", [1, 2, 4])
 def test_context_is_how_far_it_looks(blocks: int) -> None:
     deployed = network(2, blocks=blocks).deployed().double()
     side = 2 * deployed.context + 5

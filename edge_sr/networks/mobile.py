@@ -170,7 +170,7 @@ class IDSANetMobile(nn.Module):
         for block in self.blocks:
             y, stream = block(y)
             streams.append(stream * a)
-        z = self.purify(torch.cat(streams, dim=1))  # (B, N*Q, H, W)
+        z = self.purify(_joined(streams))  # (B, N*Q, H, W)
         y = y + self.hybrid(self.gather(z))
         base = x.repeat_interleave(self.scale**2, dim=1)  # nearest upsampling once it is shuffled
         return functional.pixel_shuffle(self.up(y + h) + base, self.scale)
@@ -208,9 +208,14 @@ class DeployedMobile(nn.Module):
         for block in self.blocks:
             y, stream = block(y)
             streams.append(stream * a)
-        u = self.gather(self.purify(torch.cat(streams, dim=1)))  # (B, C, H, W)
+        u = self.gather(self.purify(_joined(streams)))  # (B, C, H, W)
         y = y + u * torch.sigmoid(self.spatial(torch.relu(self.squeeze(u))))
         return functional.pixel_shuffle(self.up(y + h) + self.base(x), self.scale)
+
+
+def _joined(streams: list[Tensor]) -> Tensor:
+    # XNNPACK (executorch 1.4.1) leaves a concatenation of one tensor outside of its delegate.
+    return torch.cat(streams, dim=1) if len(streams) > 1 else streams[0]
 
 
 @torch.no_grad()
