@@ -89,17 +89,22 @@ def test_a_result_that_no_template_can_name_is_refused(renderer: ModuleType, tmp
 def test_every_measured_section_belongs_to_the_bundled_weights() -> None:
     from edge_sr.checkpoints import bundled_checkpoint, sha256_file
 
-    path = ROOT / "results" / "mobile_x4.json"
-    if not path.exists():
-        pytest.skip("results/mobile_x4.json is missing: nothing was measured yet")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads((ROOT / "results" / "mobile_x4.json").read_text(encoding="utf-8"))
     bundled = {
         scheme: sha256_file(bundled_checkpoint(content["model"], content["scale"], scheme))
         for scheme in ("fp32", "w8a8")
     }
-    sections = {name: part["checkpoint_sha256"] for name, part in content.items() if "checkpoint_sha256" in part}
-    assert set(sections) == {"accuracy", "agreement", "latency"}
-    assert {name: hashes for name, hashes in sections.items() if hashes != bundled} == {}
+    for section in ("accuracy", "agreement", "latency"):
+        assert content[section]["checkpoint_sha256"] == bundled, f"{section} is of other weights; measure again"
+
+
+def test_the_card_is_of_the_bundled_weights() -> None:
+    from edge_sr.checkpoints import WEIGHTS_DIR, sha256_file
+
+    content: dict[str, Any] = json.loads((ROOT / "results" / "training_mobile_x4.json").read_text(encoding="utf-8"))
+    for trained in (content["float"], content["quantized"]):
+        assert sha256_file(WEIGHTS_DIR / trained["file"]) == trained["sha256"]
+    assert content["quantized"]["float_checkpoint_sha256"] == content["float"]["sha256"]
 
 
 # ---------------------------------------------------------------------------------------------------------- measuring
