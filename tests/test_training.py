@@ -133,6 +133,25 @@ def test_an_interrupt_keeps_every_step_done(pool: CropPool, tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", SNAPSHOT]
 
 
+def test_a_run_that_diverged_leaves_its_last_good_snapshot(pool: CropPool, tmp_path: Path) -> None:
+    Trainer(config(), pool, tmp_path).run(stop_at=1)
+    trainer = Trainer(config(), pool, tmp_path)
+    good = (tmp_path / SNAPSHOT).read_bytes()
+    with torch.no_grad():
+        next(trainer.network.parameters()).fill_(math.nan)
+    with pytest.raises(ConfigError, match="expected a finite loss"):
+        trainer.run(lambda progress: None)
+    assert (tmp_path / SNAPSHOT).read_bytes() == good
+    assert Trainer(config(), pool, tmp_path).step == 1
+
+
+def test_a_patch_larger_than_every_photo_is_refused_before_training(pool: CropPool, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="at least 99x99 LR pixels"):
+        Trainer(
+            config(phases=[{"steps": 1, "batch": 1, "patch": 8}, {"steps": 1, "batch": 1, "patch": 99}]), pool, tmp_path
+        )
+
+
 def test_training_lowers_the_loss_on_photos_of_flat_squares(pool: CropPool, tmp_path: Path) -> None:
     before = Trainer(config(), pool, tmp_path / "a")
     untrained = before.held_out.psnr_y_db(before.network, before.device)

@@ -89,6 +89,7 @@ class Trainer:
                 f"expected batches that {self.processes.world_size} processes share evenly, got "
                 f"{', '.join(str(phase.batch) for phase in config.phases)}; change them or --nproc-per-node"
             )
+        self.samplers = {phase.patch: pool.sampler(phase.patch) for phase in config.phases}
         torch.manual_seed(config.seed)
         network = create_network(config.model, config.scale, **config.network)
         if init is not None:
@@ -116,7 +117,7 @@ class Trainer:
                     batch, upcoming = _swap(upcoming, executor, self._batch, self.step + 1, end)
                     self._train_step(batch)
                     self.seconds = time.monotonic() - began
-                    if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
+                    if self._validates():
                         self._validate()
                     if time.monotonic() - saved >= self.config.snapshot_seconds:
                         self._save_snapshot()
@@ -133,17 +134,15 @@ class Trainer:
         )
 
     def _batch(self, step: int) -> Batch:
-        phase = self.config.phase_at(step)
-        sampler = self.pool.sampler(phase.patch)
-        processes = self.processes
-        return sampler.batch(
+        phase, processes = self.config.phase_at(step), self.processes
+        return self.samplers[phase.patch].batch(
             phase.batch, seed=self.config.seed, step=step, rank=processes.rank, world_size=processes.world_size
         )
 
     def _train_step(self, batch: Batch) -> None:
         config, step = self.config, self.step
-        if step >= config.freeze_statistics_at * config.steps and hasattr(self.network, "freeze_statistics"):
-            self.network.freeze_statistics()
+        if step >= config.freeze_statistics_at * config.steps:
+            self.network.freeze_statistics()  # every network of MODELS has it
         factor = learning_rate_factor(config, step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -161,7 +160,7 @@ class Trainer:
             optimizer.step()
         self._average(step)
         self.step += 1
-        if step % 20 == 0:  # reading the value waits for a GPU
+        if step % 20 == 0 or self._validates():  # not always: reading the value waits for a GPU
             value = loss.item()
             if not math.isfinite(value):
                 raise ConfigError(f"expected a finite loss, got {value} at step {step}; lower lr or clip_grad_norm")
@@ -178,6 +177,9 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + step) / (10 + step))
         averaged, current = self.ema.state_dict(), self.network.state_dict()
         torch._foreach_lerp_(list(averaged.values()), list(current.values()), 1 - decay)
+
+    def _validates(self) -> bool:
+        return self.step % self.config.validate_every == 0 or self.step == self.config.steps
 
     def _validate(self) -> None:
         if not self.processes.is_first:
@@ -211,6 +213,8 @@ class Trainer:
     def _save_snapshot(self) -> None:
         if not self.processes.is_first:
             return
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
+            return  # a run that diverged leaves its last good snapshot; the loss check ends it within steps
         state = {
             "step": self.step,
             "seconds": self.seconds,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edge_sr.errors import DataError
 from edge_sr.metrics import psnr_y
-from edge_sr.runner import to_uint8
+from edge_sr.runner import to_float, to_uint8
 from edge_sr.training.crop_pool import CropPool
 
 _SIDE = 64
@@ -44,7 +44,7 @@ class HeldOut:
         network.eval()
         scores = []
         for group in self._batches():
-            lr = torch.stack([_to_tensor(crop) for crop, _ in group]).to(device)
+            lr = torch.cat([to_float(crop) for crop, _ in group]).to(device)
             outputs = network(lr).float().cpu()
             for output, (_, hr) in zip(outputs, group, strict=True):
                 scores.append(psnr_y(to_uint8(output), hr, crop_border=self.scale))
@@ -56,7 +56,3 @@ class HeldOut:
         for lr, hr in self.crops:
             by_shape.setdefault(lr.shape, []).append((lr, hr))
         return [group[i : i + _BATCH] for group in by_shape.values() for i in range(0, len(group), _BATCH)]
-
-
-def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1).float().div(255.0)
