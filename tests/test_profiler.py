@@ -15,36 +15,9 @@ from apps.profiler import profile_artifacts
 from apps.results import Timing
 from converters.artifact import (
     Artifact,
-    ArtifactMeta,
-    Delegation,
-    IoVariant,
-    TensorSpec,
-    fingerprint,
-    write_artifact,
 )
 from edge_sr.errors import ArtifactError, ConfigError, RunnerError
-
-TILE = (16, 16)
-
-
-def _artifact(folder: Path, target: str = "tflite") -> Path:
-    (folder / "model.bin").write_bytes(b"not a model")
-    spec = TensorSpec(name="x", dtype="uint8", layout="NHWC", shape=(1, *TILE, 3), value_range=(0, 255))
-    meta = ArtifactMeta(
-        model="idsa_net_mobile",
-        scale=4,
-        scheme="w8a8",
-        target=target,
-        tile=TILE,
-        overlap=4,
-        main_file="model.bin",
-        io={"model.bin": IoVariant(input=spec, output=spec)},
-        files=fingerprint(folder, ["model.bin"]),
-        tool_versions={},
-        checkpoint_sha256="0" * 64,
-        delegation=Delegation(delegates=1),
-    )
-    return write_artifact(folder / meta.name, meta=meta, source=folder).path
+from fakes import FAKE_TILE, fake_artifact
 
 
 def _fields(samples: list[float], threads: int = 1) -> dict[str, Any]:
@@ -98,7 +71,7 @@ def test_each_artifact_is_measured_with_each_thread_count(tmp_path: Path, monkey
         return _fields([1.0, 1.0], threads=arguments["threads"])
 
     monkeypatch.setattr(apps.profiler, "run_in_child", run_in_child)
-    report = profile_artifacts([_artifact(tmp_path)], threads=(1, 2, 1), runs=7)
+    report = profile_artifacts([fake_artifact(tmp_path)], threads=(1, 2, 1), runs=7)
     assert [(row.threads, row.timing is not None) for row in report.rows] == [(1, True), (2, True)]
     assert [(call["threads"], call["runs"]) for call in asked] == [(1, 7), (2, 7)]
 
@@ -110,21 +83,21 @@ def test_child_that_dies_costs_its_own_row_only(tmp_path: Path, monkeypatch: pyt
         return _fields([1.0], threads=2)
 
     monkeypatch.setattr(apps.profiler, "run_in_child", run_in_child)
-    first, second = profile_artifacts([_artifact(tmp_path)], threads=(1, 2)).rows
+    first, second = profile_artifacts([fake_artifact(tmp_path)], threads=(1, 2)).rows
     assert (first.failed, first.reason, first.timing) == (True, "got SIGABRT", None)
     assert second.timing is not None
 
 
 @pytest.mark.skipif("sys.platform == 'darwin'", reason="Core ML is missing: this tests what happens without it")
 def test_core_ml_has_a_reason_in_place_of_a_latency(tmp_path: Path) -> None:
-    (row,) = profile_artifacts([_artifact(tmp_path, "coreml")]).rows
+    (row,) = profile_artifacts([fake_artifact(tmp_path, "coreml")]).rows
     assert (row.timing, row.failed) == (None, False)
     assert row.reason == "cannot run here: Core ML predicts on macOS only"
 
 
 def test_file_that_is_no_model_is_a_row_with_the_runtimes_own_words(tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is missing")
-    (row,) = profile_artifacts([_artifact(tmp_path)], runs=1).rows
+    (row,) = profile_artifacts([fake_artifact(tmp_path)], runs=1).rows
     assert row.failed
     assert row.timing is None
     assert "model.bin" in (row.reason or "")
@@ -132,13 +105,13 @@ def test_file_that_is_no_model_is_a_row_with_the_runtimes_own_words(tmp_path: Pa
 
 # ------------------------------------------------------------------------------------------------------- measurement
 class CountingRunner:
-    name, scale, tile = "fake", 4, TILE
+    name, scale, tile = "fake", 4, FAKE_TILE
 
     def __init__(self) -> None:
         self.runs = 0
 
     def run(self, lr: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        assert lr.shape == (*TILE, 3)
+        assert lr.shape == (*FAKE_TILE, 3)
         self.runs += 1
         return lr.repeat(4, axis=0).repeat(4, axis=1)
 
@@ -158,14 +131,14 @@ def runners(monkeypatch: pytest.MonkeyPatch) -> list[CountingRunner]:
 def test_measurement_makes_the_runs_it_was_asked_for_after_warm_up(
     tmp_path: Path, runners: list[CountingRunner]
 ) -> None:
-    taken = measure(artifact=str(_artifact(tmp_path)), threads=1, runs=12, max_seconds=60.0)
+    taken = measure(artifact=str(fake_artifact(tmp_path)), threads=1, runs=12, max_seconds=60.0)
     assert len(taken["samples_ms"]) == 12
     assert taken["warmup_runs"] >= 3
     assert runners[-1].runs == 1 + taken["warmup_runs"] + 12
 
 
 def test_measurement_stops_at_its_time_but_not_before_ten_runs(tmp_path: Path, runners: list[CountingRunner]) -> None:
-    taken = measure(artifact=str(_artifact(tmp_path)), threads=1, runs=1_000_000, max_seconds=1e-9)
+    taken = measure(artifact=str(fake_artifact(tmp_path)), threads=1, runs=1_000_000, max_seconds=1e-9)
     assert len(taken["samples_ms"]) == 10
 
 
@@ -177,20 +150,20 @@ def test_peak_memory_holds_what_was_touched_last() -> None:
 # --------------------------------------------------------------------------------------------------------- bad input
 def test_unknown_device_names_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"exist \(host\), got 'pixel8'"):
-        profile_artifacts([_artifact(tmp_path)], device="pixel8")
+        profile_artifacts([fake_artifact(tmp_path)], device="pixel8")
 
 
 @pytest.mark.parametrize("arguments", [{"threads": (0,)}, {"threads": ()}, {"runs": 0}, {"max_seconds": 0.0}])
 def test_numbers_out_of_range_are_refused(arguments: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
-        profile_artifacts([_artifact(tmp_path)], **arguments)
+        profile_artifacts([fake_artifact(tmp_path)], **arguments)
 
 
 def test_altered_artifact_is_refused_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(apps.profiler, "run_in_child", lambda *_, **__: pytest.fail("something was measured"))
-    path = _artifact(tmp_path)
+    path = fake_artifact(tmp_path)
     (path / "model.bin").write_bytes(b"not a m0del")
     with pytest.raises(ArtifactError):
         profile_artifacts([path])

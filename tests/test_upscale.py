@@ -13,20 +13,13 @@ import apps.upscale
 from apps.upscale import upscale_photo
 from converters.artifact import (
     Artifact,
-    ArtifactMeta,
-    Delegation,
-    IoVariant,
-    TensorSpec,
-    fingerprint,
-    write_artifact,
 )
 from edge_sr.checkpoints import load_checkpoint, save_checkpoint
 from edge_sr.errors import ArtifactError, CheckpointError, ConfigError, ImageError, RunnerError
 from edge_sr.images import read_image, write_image
 from edge_sr.networks import create_network
 from edge_sr.runner import TorchRunner
-
-TILE = (16, 16)
+from fakes import FAKE_TILE, fake_artifact
 
 
 @pytest.fixture(scope="module")
@@ -44,34 +37,14 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def _artifact(folder: Path, target: str = "tflite") -> Path:
-    (folder / "model.bin").write_bytes(b"not a model")
-    spec = TensorSpec(name="x", dtype="uint8", layout="NHWC", shape=(1, *TILE, 3), value_range=(0, 255))
-    meta = ArtifactMeta(
-        model="idsa_net_mobile",
-        scale=4,
-        scheme="w8a8",
-        target=target,
-        tile=TILE,
-        overlap=4,
-        main_file="model.bin",
-        io={"model.bin": IoVariant(input=spec, output=spec)},
-        files=fingerprint(folder, ["model.bin"]),
-        tool_versions={},
-        checkpoint_sha256="0" * 64,
-        delegation=Delegation(delegates=1),
-    )
-    return write_artifact(folder / meta.name, meta=meta, source=folder).path
-
-
 class RepeatingRunner:
     """Nearest neighbour: every LR pixel becomes 4 x 4, so the right answer is known."""
 
-    name, scale, tile = "nearest", 4, TILE
+    name, scale, tile = "nearest", 4, FAKE_TILE
     closed = False
 
     def run(self, lr: np.ndarray) -> np.ndarray:
-        assert lr.shape == (*TILE, 3)
+        assert lr.shape == (*FAKE_TILE, 3)
         return lr.repeat(4, axis=0).repeat(4, axis=1)
 
     def close(self) -> None:
@@ -96,7 +69,7 @@ def test_photo_of_any_size_goes_through_the_artifacts_tiles(
     result = upscale_photo(
         photo,
         tmp_path / "big.png",
-        artifact=_artifact(tmp_path),
+        artifact=fake_artifact(tmp_path),
         progress=lambda what, done, total, detail="": steps.append((done, total)),
     )
     lr = read_image(photo)
@@ -114,7 +87,7 @@ def test_every_kind_of_image_is_upscaled(
 ) -> None:
     source = tmp_path / "source.png"
     PillowImage.new(mode, size, 1).save(source)
-    upscale_photo(source, tmp_path / "big.png", artifact=_artifact(tmp_path))
+    upscale_photo(source, tmp_path / "big.png", artifact=fake_artifact(tmp_path))
     assert read_image(tmp_path / "big.png").shape == (4 * size[1], 4 * size[0], 3)
 
 
@@ -138,7 +111,7 @@ def test_output_that_cannot_be_written_is_refused_first(
 
 
 def test_existing_output_is_kept_unless_told(tmp_path: Path, photo: Path, runner: RepeatingRunner) -> None:
-    output, artifact = tmp_path / "big.png", _artifact(tmp_path)
+    output, artifact = tmp_path / "big.png", fake_artifact(tmp_path)
     output.write_bytes(b"precious")
     with pytest.raises(ImageError, match="--overwrite"):
         upscale_photo(photo, output, artifact=artifact)
@@ -154,7 +127,7 @@ def test_runner_that_fails_leaves_no_output(
         raise RunnerError("got SIGABRT")
 
     monkeypatch.setattr(RepeatingRunner, "run", fail)
-    artifact = _artifact(tmp_path)
+    artifact = fake_artifact(tmp_path)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(RunnerError):
         upscale_photo(photo, tmp_path / "big.png", artifact=artifact)
@@ -165,7 +138,7 @@ def test_runner_that_fails_leaves_no_output(
 @pytest.mark.skipif("sys.platform == 'darwin'", reason="Core ML is missing: this tests what happens without it")
 def test_core_ml_artifact_is_refused_with_the_reason(tmp_path: Path, photo: Path) -> None:
     with pytest.raises(RunnerError, match="predicts on macOS only"):
-        upscale_photo(photo, tmp_path / "big.png", artifact=_artifact(tmp_path, "coreml"))
+        upscale_photo(photo, tmp_path / "big.png", artifact=fake_artifact(tmp_path, "coreml"))
 
 
 def test_bad_sources_are_named(tmp_path: Path, photo: Path, checkpoint: Path) -> None:

@@ -15,13 +15,7 @@ from apps.results import VerifyReport, VerifyRow
 from apps.verify import check_gate, gate_failures, verify_artifacts
 from converters.artifact import (
     Artifact,
-    ArtifactMeta,
-    Delegation,
-    IoVariant,
-    TensorSpec,
-    fingerprint,
     load_artifact,
-    write_artifact,
 )
 from edge_sr.checkpoints import load_checkpoint, save_checkpoint, sha256_file
 from edge_sr.errors import ArtifactError, CheckpointError, ConfigError, DataError, GateError, RunnerError
@@ -31,9 +25,9 @@ from edge_sr.metrics import psnr_y
 from edge_sr.networks import create_network
 from edge_sr.resize import make_lr
 from edge_sr.runner import TorchRunner
+from fakes import FAKE_TILE, fake_artifact
 
 Image = NDArray[np.uint8]
-TILE = (16, 16)
 
 
 @pytest.fixture(scope="module")
@@ -58,35 +52,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _artifact(folder: Path, checkpoint: Path, *, scheme: str = "fp32", target: str = "tflite") -> Path:
-    source = folder / "source"
-    source.mkdir(exist_ok=True)
-    (source / "model.bin").write_bytes(b"not a model")
-    spec = TensorSpec(name="x", dtype="uint8", layout="NHWC", shape=(1, *TILE, 3), value_range=(0, 255))
-    meta = ArtifactMeta(
-        model="idsa_net_mobile",
-        scale=4,
-        scheme=scheme,
-        target=target,
-        tile=TILE,
-        overlap=4,
-        main_file="model.bin",
-        io={"model.bin": IoVariant(input=spec, output=spec)},
-        files=fingerprint(source, ["model.bin"]),
-        tool_versions={},
-        checkpoint_sha256=sha256_file(checkpoint),
-        delegation=Delegation(delegates=1),
-    )
-    return write_artifact(folder / meta.name, meta=meta, source=source).path
+    return fake_artifact(folder, target, scheme=scheme, checkpoint_sha256=sha256_file(checkpoint))
 
 
 class DarkerRunner:
     """The float network, with ``levels`` taken off every pixel."""
 
-    name, scale, tile = "fake", 4, TILE
+    name, scale, tile = "fake", 4, FAKE_TILE
 
     def __init__(self, checkpoint: Path, levels: int) -> None:
         network = load_checkpoint(checkpoint).network.deployed()
-        self.inner, self.levels = TorchRunner(network, tile=TILE), levels
+        self.inner, self.levels = TorchRunner(network, tile=FAKE_TILE), levels
 
     def run(self, lr: Image) -> Image:
         return np.clip(self.inner.run(lr).astype(np.int16) - self.levels, 0, 255).astype(np.uint8)
@@ -113,7 +89,7 @@ def _row(
         model="net",
         scheme="w8a8",
         target="tflite",
-        tile=TILE,
+        tile=FAKE_TILE,
         overlap=4,
         float_whole=_score(whole),
         float_tiled=_score(tiled),

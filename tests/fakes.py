@@ -1,0 +1,34 @@
+"""Stand-ins that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from converters.artifact import ArtifactMeta, Delegation, IoVariant, TensorSpec, fingerprint, write_artifact
+
+FAKE_TILE = (16, 16)
+
+
+def fake_artifact(
+    folder: Path, target: str = "tflite", *, scheme: str = "w8a8", checkpoint_sha256: str = "0" * 64
+) -> Path:
+    """An artifact folder whose hashes are right and whose model is none: tests put a runner of their own on it."""
+    source = folder / "source"
+    source.mkdir(exist_ok=True)
+    (source / "model.bin").write_bytes(b"not a model")
+    spec = TensorSpec(name="x", dtype="uint8", layout="NHWC", shape=(1, *FAKE_TILE, 3), value_range=(0, 255))
+    meta = ArtifactMeta(
+        model="idsa_net_mobile",
+        scale=4,
+        scheme=scheme,
+        target=target,
+        tile=FAKE_TILE,
+        overlap=4,
+        main_file="model.bin",
+        io={"model.bin": IoVariant(input=spec, output=spec)},
+        files=fingerprint(source, ["model.bin"]),
+        tool_versions={},
+        checkpoint_sha256=checkpoint_sha256,
+        delegation=Delegation(delegates=1),
+    )
+    return write_artifact(folder / meta.name, meta=meta, source=source).path
