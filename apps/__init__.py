@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from apps.doctor import examine
     from apps.exporting import export_artifacts
     from apps.figures import write_comparison
-    from apps.profiler import profile_artifacts
+    from apps.profiling.host import profile_artifacts
     from apps.report import write_report
     from apps.training import train_float, train_quantized
     from apps.upscale import upscale_photo
-    from apps.verify import check_gate, verify_artifacts
+    from apps.verification.accuracy import check_gate, verify_artifacts
 
 __all__ = [
     "check_gate",
@@ -37,16 +37,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "check_gate": "apps.verify",
+    "check_gate": "apps.verification.accuracy",
     "examine": "apps.doctor",
     "export_artifacts": "apps.exporting",
     "list_models": "apps.catalogue",
-    "profile_artifacts": "apps.profiler",
+    "profile_artifacts": "apps.profiling.host",
     "run_demo": "apps.demo",
     "train_float": "apps.training",
     "train_quantized": "apps.training",
     "upscale_photo": "apps.upscale",
-    "verify_artifacts": "apps.verify",
+    "verify_artifacts": "apps.verification.accuracy",
     "write_comparison": "apps.figures",
     "write_report": "apps.report",
 }

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from apps.exporting import DEFAULT_TILE, ExportReport, export_artifacts
-from apps.profiler import profile_artifacts
+from apps.profiling.host import profile_artifacts
 from apps.progress import Progress, quiet
 from apps.report import Showcase, SummaryRow, make_showcase, summarize, write_report
 from apps.results import ProfileReport, VerifyReport, VerifyRow, envelope, write_json
-from apps.verify import closing_runner, verify_artifacts
+from apps.verification.accuracy import closing_runner, verify_artifacts
 from apps.weights import resolve_weights
 from converters.artifact import load_artifact
 from converters.runners import open_runner
@@ -74,7 +74,7 @@ def run_demo(
         out_dir: folder for everything; made where missing.
         model, scale, schemes, targets, tile, checkpoint: as for :func:`apps.exporting.export_artifacts`.
         data, sets: image sets; default the sample photos.
-        threads, runs, max_seconds: as for :func:`apps.profiler.profile_artifacts`.
+        threads, runs, max_seconds: as for :func:`apps.profiling.host.profile_artifacts`.
         command: printed in the report.
         progress: called throughout.
     """

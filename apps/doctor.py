@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from apps.machine import MachineInfo, describe_machine, package_version
-from apps.profiler import DEVICES
+from apps.profiling.host import DEVICES
 from apps.progress import Progress, quiet
 from apps.runnable import reason_not_runnable
 from converters.isolation import run_in_child

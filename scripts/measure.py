@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from apps.exporting import export_artifacts
-from apps.profiler import profile_artifacts
+from apps.profiling.host import profile_artifacts
 from apps.progress import Progress, progress_bars
 from apps.results import Timing, envelope, plain, write_json
-from apps.verify import verify_artifacts
+from apps.verification.accuracy import verify_artifacts
 from apps.weights import resolve_weights
 from converters.artifact import Artifact, artifact_name, load_artifact
 from converters.runners import open_runner

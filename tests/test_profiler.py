@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import apps.profile_child
-import apps.profiler
-from apps.profile_child import measure, peak_rss_bytes
-from apps.profiler import profile_artifacts
+import apps.profiling.host
+import apps.profiling.host_child
+from apps.profiling.host import profile_artifacts
+from apps.profiling.host_child import measure, peak_rss_bytes
 from apps.results import Timing
 from converters.artifact import (
     Artifact,
@@ -70,7 +70,7 @@ def test_each_artifact_is_measured_with_each_thread_count(tmp_path: Path, monkey
         asked.append(arguments)
         return _fields([1.0, 1.0], threads=arguments["threads"])
 
-    monkeypatch.setattr(apps.profiler, "run_in_child", run_in_child)
+    monkeypatch.setattr(apps.profiling.host, "run_in_child", run_in_child)
     report = profile_artifacts([fake_artifact(tmp_path)], threads=(1, 2, 1), runs=7)
     assert [(row.threads, row.timing is not None) for row in report.rows] == [(1, True), (2, True)]
     assert [(call["threads"], call["runs"]) for call in asked] == [(1, 7), (2, 7)]
@@ -82,7 +82,7 @@ def test_child_that_dies_costs_its_own_row_only(tmp_path: Path, monkeypatch: pyt
             raise RunnerError("got SIGABRT")
         return _fields([1.0], threads=2)
 
-    monkeypatch.setattr(apps.profiler, "run_in_child", run_in_child)
+    monkeypatch.setattr(apps.profiling.host, "run_in_child", run_in_child)
     first, second = profile_artifacts([fake_artifact(tmp_path)], threads=(1, 2)).rows
     assert (first.failed, first.reason, first.timing) == (True, "got SIGABRT", None)
     assert second.timing is not None
@@ -124,7 +124,7 @@ def runners(monkeypatch: pytest.MonkeyPatch) -> list[CountingRunner]:
         opened.append(CountingRunner())
         return opened[-1]
 
-    monkeypatch.setattr(apps.profile_child, "open_runner", open_runner)
+    monkeypatch.setattr(apps.profiling.host_child, "open_runner", open_runner)
     return opened
 
 
@@ -162,7 +162,7 @@ def test_numbers_out_of_range_are_refused(arguments: dict[str, Any], tmp_path: P
 def test_altered_artifact_is_refused_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apps.profiler, "run_in_child", lambda *_, **__: pytest.fail("something was measured"))
+    monkeypatch.setattr(apps.profiling.host, "run_in_child", lambda *_, **__: pytest.fail("something was measured"))
     path = fake_artifact(tmp_path)
     (path / "model.bin").write_bytes(b"not a m0del")
     with pytest.raises(ArtifactError):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import apps.verify
+import apps.verification.accuracy
 from apps.results import VerifyReport, VerifyRow
-from apps.verify import check_gate, gate_failures, verify_artifacts
+from apps.verification.accuracy import check_gate, gate_failures, verify_artifacts
 from converters.artifact import (
     Artifact,
     load_artifact,
@@ -74,7 +74,7 @@ def _use_runner(monkeypatch: pytest.MonkeyPatch, runner: object) -> None:
             raise runner
         return runner
 
-    monkeypatch.setattr(apps.verify, "open_runner", open_runner)
+    monkeypatch.setattr(apps.verification.accuracy, "open_runner", open_runner)
 
 
 def _score(psnr: float, name: str = "Set5") -> SetScore:

@@ -34,7 +34,7 @@ def verify(
 ) -> None:
     """Score the artifacts themselves, and split what they lose into tiling and quantization."""
     from apps.tables import print_verify
-    from apps.verify import check_gate, verify_artifacts
+    from apps.verification.accuracy import check_gate, verify_artifacts
 
     with working(json_file) as progress:
         report = verify_artifacts(
@@ -70,7 +70,7 @@ def profile(
     An IQR above 10% of the median is marked with "!": the machine was busy.
     """
     from apps.machine import describe_machine
-    from apps.profiler import profile_artifacts
+    from apps.profiling.host import profile_artifacts
     from apps.tables import print_profile, say
 
     with working(json_file) as progress:

@@ -1,6 +1,6 @@
 """What is measured, in a process that holds one artifact with one number of threads and nothing else.
 
-:mod:`apps.profiler` calls :func:`measure` through :func:`converters.isolation.run_in_child`.
+:mod:`apps.profiling.host` calls :func:`measure` through :func:`converters.isolation.run_in_child`.
 """
 
 from __future__ import annotations

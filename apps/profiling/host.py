@@ -101,7 +101,7 @@ def _time_in_child(artifact: Artifact, threads: int, runs: int, max_seconds: flo
     }
     # One run may take far longer than the budget, so the limit grows with it.
     limit = _STARTUP_SECONDS + 10.0 * max_seconds
-    return timing_from_json(run_in_child("apps.profile_child:measure", arguments, timeout_s=limit))
+    return timing_from_json(run_in_child("apps.profiling.host_child:measure", arguments, timeout_s=limit))
 
 
 def timing_from_json(fields: dict[str, Any]) -> Timing:

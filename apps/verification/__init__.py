@@ -1,0 +1,1 @@
+"""Can an artifact be believed: its accuracy, and where what it loses is lost."""
