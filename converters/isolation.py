@@ -67,19 +67,27 @@ class IsolatedRunner:
     Args:
         artifact: a verified artifact folder.
         threads: CPU threads of the runtime.
+        runtime: as in :func:`converters.runners.open_runner`; None for the target's own.
         timeout_s: seconds for opening (importing the runtime included), and for each tile.
     Raises:
         EdgeSRError: what opening the runner raised in the child, of the same class.
         RunnerError: opening crashed or timed out.
     """
 
-    def __init__(self, artifact: Artifact, *, threads: int = 1, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        threads: int = 1,
+        runtime: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
         self.scale: int = artifact.meta.scale
         self.tile: tuple[int, int] | None = artifact.meta.tile
         self.timeout_s = timeout_s
         self._child = Child(what=str(artifact.main_path))
         try:
-            request = {"do": "open", "artifact": str(artifact.path), "threads": threads}
+            request = {"do": "open", "artifact": str(artifact.path), "threads": threads, "runtime": runtime}
             answer, _ = self._child.ask(request, timeout_s=timeout_s)
         except BaseException:
             self.close()

@@ -30,7 +30,8 @@ def main() -> None:
             answer, result = {}, b""
             match fields["do"]:
                 case "open":
-                    runner = open_runner(load_artifact(Path(fields["artifact"])), threads=fields["threads"])
+                    loaded = load_artifact(Path(fields["artifact"]))
+                    runner = open_runner(loaded, threads=fields["threads"], runtime=fields["runtime"])
                     answer = {"name": runner.name}
                 case "run":
                     answer, result = _run(runner, fields["shape"], data)
