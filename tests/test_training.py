@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,11 @@ from edge_sr.errors import CheckpointError, ConfigError, DataError
 from edge_sr.images import write_image
 from edge_sr.training import Phase, TrainConfig, Trainer, config_from_mapping, load_config, open_pool, train
 from edge_sr.training.config import CONFIGS_DIR
-from edge_sr.training.crop_pool import CropPool, choose_held_out
+from edge_sr.training.crop_pool import CropPool, Crops, choose_held_out
 from edge_sr.training.distributed import Processes
 from edge_sr.training.loop import LOG, SNAPSHOT, learning_rate_factor, uses_bf16
 from edge_sr.training.muon import Muon, orthogonalised, split_parameters
+from edge_sr.training.prefetch import Prefetch
 
 TINY = {"channels": 8, "blocks": 1, "distilled": 4}
 
@@ -184,6 +187,39 @@ def test_weights_of_another_scale_start_all_but_the_tail(pool: CropPool, photos:
     assert torch.equal(started["up.weight"], fresh["up.weight"])
 
 
+def test_muon_treats_kernels_of_one_shape_each_by_itself() -> None:
+    generator = torch.Generator().manual_seed(2)
+    kernels = torch.randn(3, 4, 2, 3, 3, generator=generator)
+    together = [torch.nn.Parameter(kernel.clone()) for kernel in kernels]
+    apart = [torch.nn.Parameter(kernel.clone()) for kernel in kernels]
+    gradients = torch.randn(kernels.shape, generator=generator)
+    for pair in zip(together, apart, gradients, strict=True):
+        pair[0].grad = pair[1].grad = pair[2].clone()
+    Muon(together, lr=0.1).step()
+    for parameter in apart:
+        Muon([parameter], lr=0.1).step()
+    for one, other in zip(together, apart, strict=True):
+        # One batched product and three single ones round differently.
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_crops_come_in_the_order_of_steps_however_many_threads_cut_them() -> None:
+    def make(step: int) -> Crops:
+        time.sleep(0.002 * (step % 3))  # later steps are often ready first
+        return Crops(lr=torch.tensor([step]), hr=torch.tensor([step]))
+
+    with Prefetch(make, 5, 25, threads=4) as upcoming:
+        assert [int(crops.lr) for crops in upcoming] == list(range(5, 25))
+
+
+def test_an_error_while_cutting_reaches_the_loop() -> None:
+    def make(step: int) -> Crops:
+        raise DataError(f"step {step}")
+
+    with Prefetch(make, 0, 3, threads=2) as upcoming, pytest.raises(DataError, match="step 0"):
+        next(iter(upcoming))
+
+
 def test_muon_orthogonalises() -> None:
     for shape in ((6, 20), (20, 6)):
         values = torch.linalg.svdvals(orthogonalised(torch.randn(shape, generator=torch.Generator().manual_seed(1))))
@@ -249,7 +285,7 @@ def test_wrong_settings_are_named(change: dict[str, object], message: str) -> No
 @pytest.mark.parametrize("path", sorted(CONFIGS_DIR.glob("*.toml")), ids=lambda path: path.stem)
 def test_bundled_configurations_load(path: Path) -> None:
     loaded = load_config(path)
-    assert path.stem.removesuffix("_finish") == f"{loaded.model}_x{loaded.scale}"
+    assert re.sub("_(continue|finish)$", "", path.stem) == f"{loaded.model}_x{loaded.scale}"
     assert loaded.phase_at(loaded.steps - 1) == loaded.phases[-1]
     assert loaded.phase_at(0) == loaded.phases[0]
 

@@ -53,6 +53,22 @@ class Batch:
     hr: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Crops:
+    """A batch as it is stored, LR (B, h, w, 3) and HR (B, s*h, s*w, 3) uint8: a quarter of the bytes to a device."""
+
+    lr: Tensor
+    hr: Tensor
+
+    def pinned(self) -> Crops:
+        """The same in page-locked memory, from which a GPU copies while it computes."""
+        return Crops(lr=self.lr.pin_memory(), hr=self.hr.pin_memory())
+
+    def on(self, device: torch.device) -> Batch:
+        """The batch on a device, where its pixels become floats."""
+        return Batch(lr=_to_planes(self.lr, device), hr=_to_planes(self.hr, device))
+
+
 class CropPool:
     """Reads a packed pool made by :func:`build_pool`.
 
@@ -112,6 +128,10 @@ class CropSampler:
         self.probabilities = areas / areas.sum()
 
     def batch(self, size: int, *, seed: int, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """:meth:`crops` as floats, on the CPU."""
+        return self.crops(size, seed=seed, step=step, rank=rank, world_size=world_size).on(torch.device("cpu"))
+
+    def crops(self, size: int, *, seed: int, step: int, rank: int = 0, world_size: int = 1) -> Crops:
         """A step's batch, or the part of it that one of several processes trains on.
 
         Args:
@@ -123,7 +143,10 @@ class CropSampler:
         # Drawn for all processes, so that the stream of random numbers does not depend on their number.
         pairs = [self._crop(rng, self.images[i]) for i in rng.choice(len(self.images), size, p=self.probabilities)]
         pairs = pairs[rank * size // world_size : (rank + 1) * size // world_size]
-        return Batch(lr=_to_batch([lr for lr, _ in pairs]), hr=_to_batch([hr for _, hr in pairs]))
+        return Crops(
+            lr=torch.from_numpy(np.stack([lr for lr, _ in pairs])),
+            hr=torch.from_numpy(np.stack([hr for _, hr in pairs])),
+        )
 
     def _crop(self, rng: np.random.Generator, image: PooledImage) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         lr, hr = self.pool.pixels(image)
@@ -136,8 +159,8 @@ class CropSampler:
         return np.rot90(lr, turns), np.rot90(hr, turns)
 
 
-def _to_batch(crops: Sequence[NDArray[np.uint8]]) -> Tensor:
-    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div_(255.0)
+def _to_planes(pixels: Tensor, device: torch.device) -> Tensor:
+    return pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255.0)
 
 
 def open_pool(

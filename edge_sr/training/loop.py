@@ -11,9 +11,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,10 @@ from edge_sr.checkpoints import load_checkpoint, save_checkpoint
 from edge_sr.errors import CheckpointError, ConfigError
 from edge_sr.networks import create_network
 from edge_sr.training.config import TrainConfig
-from edge_sr.training.crop_pool import Batch, CropPool
+from edge_sr.training.crop_pool import CropPool, Crops
 from edge_sr.training.distributed import Processes
 from edge_sr.training.muon import Muon, split_parameters
+from edge_sr.training.prefetch import Prefetch
 from edge_sr.training.validation import HeldOut
 
 SNAPSHOT, LOG, CONFIG, NETWORK = "snapshot.pt", "log.jsonl", "config.json", "network.safetensors"
@@ -111,11 +112,9 @@ class Trainer:
         began = time.monotonic() - self.seconds
         saved = time.monotonic()
         try:
-            with ThreadPoolExecutor(1) as executor:
-                upcoming = executor.submit(self._batch, self.step) if self.step < end else None
-                while self.step < end and upcoming is not None:
-                    batch, upcoming = _swap(upcoming, executor, self._batch, self.step + 1, end)
-                    self._train_step(batch)
+            with Prefetch(self._crops, self.step, end, threads=_prefetch_threads(self.device)) as upcoming:
+                for crops in upcoming:
+                    self._train_step(crops)
                     self.seconds = time.monotonic() - began
                     if self._validates():
                         self._validate()
@@ -133,13 +132,14 @@ class Trainer:
             steps=self.step, psnr_y_db=self.psnr_y_db, seconds=self.seconds, checkpoint=self.out / NETWORK
         )
 
-    def _batch(self, step: int) -> Batch:
+    def _crops(self, step: int) -> Crops:
         phase, processes = self.config.phase_at(step), self.processes
-        return self.samplers[phase.patch].batch(
+        crops = self.samplers[phase.patch].crops(
             phase.batch, seed=self.config.seed, step=step, rank=processes.rank, world_size=processes.world_size
         )
+        return crops.pinned() if self.device.type == "cuda" else crops
 
-    def _train_step(self, batch: Batch) -> None:
+    def _train_step(self, crops: Crops) -> None:
         config, step = self.config, self.step
         if step >= config.freeze_statistics_at * config.steps:
             self.network.freeze_statistics()  # every network of MODELS has it
@@ -148,11 +148,11 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * factor
             optimizer.zero_grad(set_to_none=True)
-        lr = batch.lr.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        batch = crops.on(self.device)
         with self._autocast():
-            sr = self.forward(lr)
+            sr = self.forward(batch.lr)
         criterion = functional.l1_loss if config.loss == "l1" else functional.mse_loss
-        loss = criterion(sr.float(), batch.hr.to(self.device, non_blocking=True))
+        loss = criterion(sr.float(), batch.hr)
         loss.backward()  # type: ignore[no-untyped-call]
         if config.clip_grad_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_grad_norm)
@@ -303,9 +303,6 @@ def _start_from(network: nn.Module, init: Path, model: str) -> None:
     network.load_state_dict({**own, **fitting})
 
 
-def _swap(
-    upcoming: Future[Batch], executor: ThreadPoolExecutor, make: Callable[[int], Batch], step: int, end: int
-) -> tuple[Batch, Future[Batch] | None]:
-    """The batch that was being made, and the next one under way."""
-    batch = upcoming.result()
-    return batch, executor.submit(make, step) if step < end else None
+def _prefetch_threads(device: torch.device) -> int:
+    """Threads that cut crops: beside a GPU as many as there are cores for it, on a CPU one, whose steps are long."""
+    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 1

@@ -46,35 +46,43 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            by_shape: dict[tuple[int, ...], list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    by_shape.setdefault(tuple(parameter.flatten(1).shape), []).append(parameter)
+            for alike in by_shape.values():
+                self._update(alike, group)
         return loss
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        assert parameter.grad is not None
-        state = self.state[parameter]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        running, momentum = state["momentum"], group["momentum"]
-        running.lerp_(parameter.grad, 1 - momentum)
-        update = orthogonalised(parameter.grad.lerp(running, momentum).flatten(1))
-        size = group["lr"] * _ADAM_RMS * math.sqrt(max(update.shape))
-        parameter.add_(update.reshape(parameter.shape), alpha=-size)
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Update kernels whose matrices have one shape as one batch: a GPU spends its time starting small products."""
+        momentum = group["momentum"]
+        directions = []
+        for parameter in parameters:
+            assert parameter.grad is not None
+            state = self.state[parameter]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(parameter)
+            running = state["momentum"].lerp_(parameter.grad, 1 - momentum)
+            directions.append(parameter.grad.lerp(running, momentum).flatten(1))
+        updates = orthogonalised(torch.stack(directions))
+        size = group["lr"] * _ADAM_RMS * math.sqrt(max(updates.shape[1:]))
+        for parameter, update in zip(parameters, updates, strict=True):
+            parameter.add_(update.reshape(parameter.shape), alpha=-size)
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
+def orthogonalised(matrices: Tensor) -> Tensor:
     """The nearest (semi-)orthogonal matrix, roughly: same singular vectors, singular values in about [0.7, 1.2].
 
     Args:
-        matrix: (rows, columns), float.
+        matrices: (..., rows, columns), float.
     Returns:
         the same shape and dtype.
     """
     a, b, c = _COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x: Tensor = matrix.mT if tall else matrix
-    x = x / (x.norm() + 1e-12)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x: Tensor = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-12)
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
