@@ -28,6 +28,7 @@ from apps.figures import (
 from apps.formatting import format_bytes, format_db, format_drop, format_ops
 from apps.machine import describe_machine, package_versions
 from apps.results import NOISY_IQR_PERCENT, ProfileReport, Timing, VerifyReport, VerifyRow, plain
+from converters.coreml_evaluator import NOTE as EVALUATOR_NOTE
 from converters.targets import TARGETS
 from edge_sr.atomic import atomic_path
 from edge_sr.datasets import ImagePair
@@ -95,7 +96,7 @@ def summarize(export: ExportReport, verify: VerifyReport, profile: ProfileReport
     """Join what was exported, verified and profiled, one row per exported (or failed) artifact."""
     rows = []
     for made in export.rows:
-        own = [row for row in verify.rows if made.path is not None and row.artifact_path == made.path]
+        own = _of_first_runtime([row for row in verify.rows if row.artifact_path == made.path])
         timed = [row for row in profile.rows if made.path is not None and row.artifact_path == made.path]
         reasons = [made.error, *(row.reason for row in own), *(row.reason for row in timed)]
         rows.append(
@@ -114,7 +115,7 @@ def summarize(export: ExportReport, verify: VerifyReport, profile: ProfileReport
                 timings={row.threads: row.timing for row in timed if row.timing is not None},
                 delegates=made.delegates,
                 ops_outside=made.ops_outside,
-                notes=made.notes,
+                notes=(*made.notes, *_runtime_notes(own)),
                 reason=next((reason for reason in reasons if reason), None),
             )
         )
@@ -193,6 +194,16 @@ def write_report(
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
+
+
+def _of_first_runtime(rows: Sequence[VerifyRow]) -> list[VerifyRow]:
+    """Rows of the most telling runtime: on macOS a Core ML package has rows of the evaluator as well."""
+    return [row for row in rows if row.runtime == rows[0].runtime]
+
+
+def _runtime_notes(rows: Sequence[VerifyRow]) -> tuple[str, ...]:
+    evaluated = any(row.runtime == "coreml_evaluator" and row.artifact is not None for row in rows)
+    return (EVALUATOR_NOTE,) if evaluated else ()
 
 
 def _mean(rows: Sequence[VerifyRow], value: Callable[[VerifyRow], float | None]) -> float | None:

@@ -40,15 +40,16 @@ class VerifyRow:
     """One artifact on one image set, beside the float network that it came from.
 
     Three scores, each on the same images: ``float_whole`` (float network, whole images), ``float_tiled`` (float
-    network, through the artifact's tiles and overlap), ``artifact`` (the artifact's own file in its own runtime). Their
-    differences split the drop. ``artifact`` is None where nothing here can run it, and ``reason`` says why; no other
-    number ever stands in for it.
+    network, through the artifact's tiles and overlap), ``artifact`` (the artifact's own file, executed by ``runtime``).
+    Their differences split the drop. ``artifact`` is None where the runtime could not run it, and ``reason`` says why;
+    no other number ever stands in for it. ``runtime`` is the target's own, or ``coreml_evaluator``.
     """
 
     artifact_path: Path
     model: str
     scheme: str
     target: str
+    runtime: str
     tile: tuple[int, int]
     overlap: int
     float_whole: SetScore
@@ -59,7 +60,9 @@ class VerifyRow:
 
     @property
     def label(self) -> str:
-        return self.artifact_path.name
+        """The artifact's name, and the runtime where it is not the target's own."""
+        name = self.artifact_path.name
+        return name if self.runtime == self.target else f"{name} ({self.runtime})"
 
     @property
     def set_name(self) -> str:
@@ -82,10 +85,11 @@ class VerifyRow:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "artifact_name": self.label,
+            "artifact_name": self.artifact_path.name,
             "model": self.model,
             "scheme": self.scheme,
             "target": self.target,
+            "runtime": self.runtime,
             "tile": list(self.tile),
             "overlap": self.overlap,
             "set": self.set_name,

@@ -74,6 +74,7 @@ def _verified(path: Path, target: str, artifact: float | None) -> VerifyRow:
         model="net",
         scheme="w8a8",
         target=target,
+        runtime=target,
         tile=TILE,
         overlap=4,
         float_whole=_score(30.5),

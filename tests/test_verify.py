@@ -69,7 +69,7 @@ class DarkerRunner:
 
 
 def _use_runner(monkeypatch: pytest.MonkeyPatch, runner: object) -> None:
-    def open_runner(artifact: Artifact, *, threads: int, isolated: bool) -> object:
+    def open_runner(artifact: Artifact, *, threads: int, isolated: bool, runtime: str) -> object:
         if isinstance(runner, Exception):
             raise runner
         return runner
@@ -89,6 +89,7 @@ def _row(
         model="net",
         scheme="w8a8",
         target="tflite",
+        runtime="tflite",
         tile=FAKE_TILE,
         overlap=4,
         float_whole=_score(whole),
@@ -156,13 +157,36 @@ def test_float_network_runs_once_however_many_artifacts_share_it(
 
 
 # ----------------------------------------------------------------------------------------------- what cannot run here
-@pytest.mark.skipif("sys.platform == 'darwin'", reason="Core ML is missing: this tests what happens without it")
-def test_core_ml_cell_says_why_and_holds_no_number(tmp_path: Path, checkpoint: Path, photos: Path) -> None:
-    path = _artifact(tmp_path, checkpoint, target="coreml")
-    (row,) = verify_artifacts([path], data=photos, checkpoint=checkpoint).rows
+@pytest.mark.parametrize(
+    ("system", "runtimes"), [("linux", ["coreml_evaluator"]), ("darwin", ["coreml", "coreml_evaluator"])]
+)
+def test_core_ml_package_is_scored_by_the_evaluator_and_on_macos_by_core_ml_too(
+    system: str,
+    runtimes: list[str],
+    tmp_path: Path,
+    checkpoint: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = []
+
+    def open_runner(artifact: Artifact, *, threads: int, isolated: bool, runtime: str) -> object:
+        opened.append(runtime)
+        return DarkerRunner(checkpoint, levels=0)
+
+    monkeypatch.setattr("converters.runners.sys.platform", system)
+    monkeypatch.setattr(apps.verification.accuracy, "open_runner", open_runner)
+    rows = verify_artifacts([_artifact(tmp_path, checkpoint, target="coreml")], data=photos, checkpoint=checkpoint).rows
+    assert [row.runtime for row in rows] == opened == runtimes
+    assert rows[-1].label.endswith("(coreml_evaluator)")
+
+
+def test_row_without_a_score_says_why_and_holds_no_number(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_runner(monkeypatch, RunnerError("refused"))
+    (row,) = verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoint=checkpoint).rows
     assert (row.artifact, row.drop_db, row.quantization_drop_db) == (None, None, None)
-    assert row.reason == "cannot run here: Core ML predicts on macOS only"
-    assert not row.failed
     saved = row.to_json()
     assert (saved["psnr_y_db"], saved["ssim"], saved["drop_db"]) == (None, None, None)
 

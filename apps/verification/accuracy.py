@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from apps.progress import Progress, quiet
 from apps.results import VerifyReport, VerifyRow
-from apps.runnable import reason_not_runnable
 from apps.weights import Weights, resolve_weights
 from converters.artifact import Artifact, ArtifactMeta, load_artifact, record_measured
-from converters.runners import open_runner
+from converters.runners import accuracy_runtimes, open_runner
 from edge_sr.checkpoints import bundled_checkpoint, sha256_file
 from edge_sr.datasets import ImageSet, load_image_sets
 from edge_sr.errors import CheckpointError, ConfigError, GateError, RunnerError
@@ -53,7 +52,8 @@ def verify_artifacts(
         record: write the scores into each ``artifact.json``.
         progress: called after each image.
     Returns:
-        one row per artifact and set, in that order.
+        one row per artifact, runtime and set, in that order. A Core ML package is executed by the evaluator, and on
+        macOS by Core ML as well.
     Raises:
         ArtifactError: a folder is missing, damaged or altered. All are checked before any is run.
         CheckpointError: the float network is not the one an artifact was made from.
@@ -72,10 +72,12 @@ def verify_artifacts(
     }
     rows: list[VerifyRow] = []
     for artifact in artifacts:
-        own = _verify_one(artifact, image_sets[artifact.meta.scale], networks, threads, isolated, progress)
-        if record and not any(row.artifact is None for row in own):
-            record_measured(artifact, {"verified": {row.set_name: _measured(row) for row in own}})
-        rows += own
+        for runtime in accuracy_runtimes(artifact.meta.target):
+            own = _verify_one(artifact, runtime, image_sets[artifact.meta.scale], networks, threads, isolated, progress)
+            if record and not any(row.artifact is None for row in own):
+                name = "verified" if runtime == artifact.meta.target else f"verified_in_{runtime}"
+                artifact = record_measured(artifact, {name: {row.set_name: _measured(row) for row in own}})
+            rows += own
     failures = () if max_drop_db is None else gate_failures(rows, max_drop_db)
     return VerifyReport(rows=tuple(rows), max_drop_db=max_drop_db, gate_failures=failures)
 
@@ -110,6 +112,7 @@ def check_gate(report: VerifyReport) -> None:
 
 def _verify_one(
     artifact: Artifact,
+    runtime: str,
     image_sets: Sequence[ImageSet],
     networks: _FloatNetworks,
     threads: int,
@@ -118,28 +121,28 @@ def _verify_one(
 ) -> list[VerifyRow]:
     meta = artifact.meta
     scores: list[SetScore | None] = [None] * len(image_sets)
-    reason, failed = reason_not_runnable(meta.target), False
-    if reason is None:
-        try:
-            runner = open_runner(artifact, threads=threads, isolated=isolated)
-            with closing_runner(runner):
-                for index, image_set in enumerate(image_sets):
-                    scores[index] = score(runner, image_set, artifact.path.name, meta.overlap, progress)
-        except RunnerError as error:
-            reason, failed = str(error), True
+    reason: str | None = None
+    try:
+        runner = open_runner(artifact, threads=threads, isolated=isolated, runtime=runtime)
+        with closing_runner(runner):
+            for index, image_set in enumerate(image_sets):
+                scores[index] = score(runner, image_set, artifact.path.name, meta.overlap, progress)
+    except RunnerError as error:
+        reason = str(error)
     return [
         VerifyRow(
             artifact_path=artifact.path,
             model=meta.model,
             scheme=meta.scheme,
             target=meta.target,
+            runtime=runtime,
             tile=meta.tile,
             overlap=meta.overlap,
             float_whole=networks.whole(meta, image_set),
             float_tiled=networks.tiled(meta, image_set),
             artifact=own,
             reason=None if own is not None else reason,
-            failed=failed and own is None,
+            failed=own is None,
         )
         for image_set, own in zip(image_sets, scores, strict=True)
     ]
