@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sr.dataset_layouts import SetFolder, canonical_name, find_set_folders, read_set_folder
 from edge_sr.errors import ConfigError, DataError, MissingToolError, ShapeError
-from edge_sr.images import IMAGE_SUFFIXES, read_image
+from edge_sr.images import read_image
 from edge_sr.resize import SCALES, crop_to_multiple, make_lr
 
 Image = NDArray[np.uint8]
 
 SAMPLES = "samples"
+LR_FROM_FILE, LR_MADE_HERE = "file", "made here"
+# MATLAB's own rounding, ported, is exact; a level or two leaves room for other ports of it.
+LR_TOLERANCE_LEVELS = 2
 
 # Photos inside scikit-image's wheel (0.25 and 0.26); its other pictures would be downloaded on use, so none of those.
 _SAMPLE_FILES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
@@ -40,26 +45,41 @@ class ImageSource:
         hr: file of the HR image, of any size; its top-left multiple of the scale is used.
         lr: file of the LR image, or None to make it from ``hr``.
         largest_side: cut a larger HR image to this many pixels per side, around its centre; None for no limit.
+        name: of the image; None for the HR file's stem.
     """
 
     hr: Path
     lr: Path | None = None
     largest_side: int | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """A named list of image pairs; each pair is read when the iteration reaches it."""
+    """A named list of image pairs; each pair is read when the iteration reaches it.
+
+    Attributes:
+        name, scale, sources: what it is.
+        layout: which layout of files it was found in, such as "HR + LRx4".
+        notices: lines that a reader of its scores should see.
+    """
 
     name: str
     scale: int
     sources: tuple[ImageSource, ...]
+    layout: str = ""
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise ConfigError(f"expected a scale of 2, 3 or 4, got {self.scale}")
         if not self.sources:
             raise DataError(f"expected at least one image in {self.name}, got none")
+
+    @property
+    def lr_origin(self) -> str:
+        """``LR_FROM_FILE`` where LR images come from files, ``LR_MADE_HERE`` where they are made from HR."""
+        return LR_FROM_FILE if any(source.lr is not None for source in self.sources) else LR_MADE_HERE
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -88,17 +108,22 @@ class ImageSet:
                 f"expected an LR image of {hr.shape[0] // self.scale}x{hr.shape[1] // self.scale}, "
                 f"got {lr.shape[0]}x{lr.shape[1]} in {source.lr}; remove its folder to have LR images made"
             )
-        return ImagePair(name=source.hr.stem, lr=lr, hr=hr)
+        return ImagePair(name=source.name or source.hr.stem, lr=lr, hr=hr)
 
 
 def load_image_sets(data: Path | None, names: Sequence[str] | None, scale: int) -> list[ImageSet]:
     """Find image sets; images are read later, one by one.
 
-    Layouts, all of which may stand side by side under ``data``:
+    Layouts, all of which may stand side by side under ``data``, or one folder further down (``data/benchmark/Set5``):
 
-    - ``data/Set5/HR/*`` with ``data/Set5/LRx4/*`` (same file names, or with ``x4`` behind the stem); where the LR
-      folder is missing, LR images are made from HR by :func:`make_lr`. ``data`` may also be ``Set5`` itself.
-    - ``data/Photos/*`` or ``data/*``: a plain folder of HR images is one set, called like the folder.
+    - ``Set5/HR/*`` with ``Set5/LRx4/*`` or ``Set5/LR_bicubic/X4/*`` (same file names, or with ``x4`` behind the stem).
+    - ``Set5/GTmod12/*`` with ``Set5/LRbicx4/*``; ``Set5/GTmod4/*``; ``Set5/original/*``.
+    - ``Set5/image_SRF_4/img_001_SRF_4_HR.png`` with ``..._LR.png``; other methods' results beside them are ignored.
+    - ``Set5_HR/*`` with ``Set5_LR_bicubic/X4/*`` beside it.
+    - ``Photos/*`` or ``data/*``: a plain folder of HR images is one set, called like the folder.
+
+    ``data`` may also be the folder of one set. Names and folders match in any case of letters; ``B100`` and ``BSDS100``
+    are ``BSD100``. Where there are no LR images, they are made from HR by :func:`make_lr`.
 
     Args:
         data: folder to look in; None for the photos inside scikit-image, as one set called "samples".
@@ -106,65 +131,135 @@ def load_image_sets(data: Path | None, names: Sequence[str] | None, scale: int) 
         scale: 2, 3 or 4.
     Raises:
         ConfigError: another scale.
-        DataError: the folder is missing, holds no images, or lacks a set that was named.
+        DataError: the folder is missing, holds no images, lacks a set that was named, or has two folders for one set.
         MissingToolError: no ``data`` given and scikit-image is not installed.
     """
     if scale not in SCALES:
         raise ConfigError(f"expected a scale of 2, 3 or 4, got {scale}")
-    found = {SAMPLES: _sample_set(scale)} if data is None else _sets_under(Path(data), scale)
+    if data is None:
+        if names is not None:
+            _check_known(names, [SAMPLES], "give a data folder for others")
+        return [_sample_set(scale) for _ in names or (SAMPLES,)]
+    folders = _folders_under(Path(data))
+    found = dict.fromkeys(entry.name for entry in folders)
     if names is None:
-        return list(found.values())
-    unknown = [name for name in names if name not in found]
+        return [_set_in(_choose(folders, name), scale) for name in found]
+    spelled = {name: _spelling(name, folders) for name in names}
+    _check_known(names, list(found), f"look into {data}", known=[name for name in names if spelled[name] is not None])
+    return [_set_in(_choose(folders, name), scale) for name in names]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrCheck:
+    """How the LR files of a set compare with MATLAB's bicubic of its HR files.
+
+    Attributes:
+        set_name, scale: the set.
+        origin: the set's ``lr_origin``.
+        images: how many were compared; 0 where the LR images are made here, and so are right.
+        max_difference_levels: the largest difference in the interior, 0 to 255.
+        worst: the image it was found in; None where nothing was compared.
+    """
+
+    set_name: str
+    scale: int
+    origin: str
+    images: int
+    max_difference_levels: int
+    worst: str | None
+
+    @property
+    def matches(self) -> bool:
+        return self.max_difference_levels <= LR_TOLERANCE_LEVELS
+
+    @property
+    def notice(self) -> str | None:
+        """One line for a report, or None where there is nothing to say."""
+        if self.matches:
+            return None
+        return (
+            f"{self.set_name}: its LR files differ from MATLAB's bicubic of HR by up to {self.max_difference_levels} "
+            f"levels ({self.worst}): published x{self.scale} figures do not apply; remove them to have LR images made"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "matches": self.matches}
+
+
+def check_lr_matches(image_set: ImageSet, *, images: int = 3) -> LrCheck:
+    """Compare LR files with :func:`make_lr` of their HR files, away from the edges.
+
+    Published figures hold for MATLAB's bicubic; LR files of another filter or a lossy format have the same size and
+    move PSNR by up to whole decibels. Two LR pixels along each edge are left out: one well-known download (SelfExSR)
+    used another edge rule there, up to 11 levels away, which costs a score next to nothing.
+
+    Args:
+        image_set: any set; one whose LR images are made here is not read.
+        images: how many images to compare, at least 1.
+    Raises:
+        DataError, ImageError: an image cannot be used.
+    """
+    worst, largest, compared = None, 0, 0
+    for pair in image_set.first(images) if image_set.lr_origin == LR_FROM_FILE else ():
+        inside = tuple(slice(edge, size - edge) for size in pair.lr.shape[:2] for edge in (min(2, (size - 1) // 2),))
+        made = make_lr(pair.hr, image_set.scale)[inside].astype(np.int16)
+        difference = int(np.abs(made - pair.lr[inside]).max())
+        compared += 1
+        if worst is None or difference > largest:
+            worst, largest = pair.name, difference
+    return LrCheck(
+        set_name=image_set.name,
+        scale=image_set.scale,
+        origin=image_set.lr_origin,
+        images=compared,
+        max_difference_levels=largest,
+        worst=worst,
+    )
+
+
+def _check_known(names: Sequence[str], found: Sequence[str], cure: str, *, known: Sequence[str] | None = None) -> None:
+    unknown = [name for name in names if name not in (found if known is None else known)]
     if unknown or not names:
-        cure = "give a data folder for others" if data is None else f"look into {data}"
         raise DataError(f"expected sets among {', '.join(found)}, got {', '.join(unknown) or 'no name'}; {cure}")
-    return [found[name] for name in names]
 
 
-def _sets_under(data: Path, scale: int) -> dict[str, ImageSet]:
+def _folders_under(data: Path) -> list[SetFolder]:
     if not data.is_dir():
         raise DataError(f"expected a folder of images, got {data}; check the path")
-    itself = _set_in(data, scale)
-    folders = [] if (data / "HR").is_dir() else sorted(folder for folder in data.iterdir() if folder.is_dir())
-    candidates = [itself, *(_set_in(folder, scale) for folder in folders)]
-    found = {candidate.name: candidate for candidate in candidates if candidate is not None}
-    if not found:
+    folders = find_set_folders(data)
+    if not folders:
         raise DataError(f"expected images, or folders such as Set5/HR, in {data}, got none; check the path")
-    return found
+    return folders
 
 
-def _set_in(folder: Path, scale: int) -> ImageSet | None:
-    """The set that one folder is, or None where it holds no images."""
-    hr_folder = folder / "HR"
-    hr_files = _image_files(hr_folder if hr_folder.is_dir() else folder)
-    if not hr_files:
-        return None
-    lr_folder = folder / f"LRx{scale}"
-    if not hr_folder.is_dir() or not lr_folder.is_dir():
-        sources = tuple(ImageSource(hr=file) for file in hr_files)
-    else:
-        sources = tuple(ImageSource(hr=file, lr=_lr_file(lr_folder, file, scale)) for file in hr_files)
-    return ImageSet(name=folder.resolve().name, scale=scale, sources=sources)
+def _spelling(name: str, folders: Sequence[SetFolder]) -> str | None:
+    """The name of the set that ``name`` means, or None: as it is, as a benchmark's alias, or in other letters."""
+    found = [entry.name for entry in folders]
+    for spelling in (name, canonical_name(name)):
+        if spelling in found or any(spelling == entry.path.name for entry in folders):
+            return spelling
+    alike = sorted({entry for entry in found if entry.casefold() == name.casefold()})
+    return alike[0] if len(alike) == 1 else None
 
 
-def _lr_file(lr_folder: Path, hr_file: Path, scale: int) -> Path:
-    stems = (hr_file.stem, f"{hr_file.stem}x{scale}")
-    matches = [file for file in _image_files(lr_folder) if file.stem in stems]
-    if len(matches) != 1:
+def _choose(folders: Sequence[SetFolder], name: str) -> SetFolder:
+    """The folder that ``name`` means: one of exactly that name, else the one nearest to the data folder."""
+    spelled = _spelling(name, folders)
+    exact = [entry for entry in folders if entry.path.name == spelled]
+    matching = exact or [entry for entry in folders if entry.name == spelled]
+    nearest = [entry for entry in matching if entry.depth == min(entry.depth for entry in matching)]
+    if len(nearest) != 1:
         raise DataError(
-            f"expected one LR image called {stems[0]} or {stems[1]} in {lr_folder}, got {len(matches)}; "
-            f"complete the folder, or remove it to have LR images made"
+            f"expected one folder for {spelled}, got {' and '.join(str(entry.path) for entry in nearest)}; "
+            f"move or remove one"
         )
-    return matches[0]
+    return nearest[0]
 
 
-def _image_files(folder: Path) -> list[Path]:
-    """Image files of a folder by name, hidden ones left out."""
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
+def _set_in(folder: SetFolder, scale: int) -> ImageSet:
+    files = read_set_folder(folder, scale)
+    sources = tuple(ImageSource(hr=pair.hr, lr=pair.lr, name=pair.name) for pair in files.pairs)
+    return ImageSet(name=folder.name, scale=scale, sources=sources, layout=files.layout, notices=files.notices)
 
 
 def sample_photo_files() -> tuple[Path, ...]:

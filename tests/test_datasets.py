@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_sr.datasets import ImageSet, load_image_sets
+from edge_sr.datasets import ImageSet, check_lr_matches, load_image_sets
 from edge_sr.errors import ConfigError, DataError
 from edge_sr.images import write_image
 from edge_sr.resize import make_lr
@@ -153,3 +153,215 @@ def test_only_the_samples_are_known_without_a_folder() -> None:
     assert load_image_sets(None, ["samples"], 2)[0].name == "samples"
     with pytest.raises(DataError, match="expected sets among samples, got Set5; give a data folder"):
         load_image_sets(None, ["Set5"], 2)
+
+
+# ------------------------------------------------------------------------------------------ layouts of common downloads
+# A marked LR image shows that the file was read, as nothing made from HR looks like it.
+MARK = np.full((4, 6, 3), 77, np.uint8)
+HR = _photo(0, 16, 24)
+
+
+def _layout(root: Path, hr: str, lr: str | None = None) -> None:
+    """One image of 16x24 pixels, with a marked x4 LR file where ``lr`` says."""
+    _write(root / hr, HR)
+    if lr is not None:
+        _write(root / lr, MARK)
+
+
+PAIRED_LAYOUTS = {
+    "ours": ("Set5/HR/baby.png", "Set5/LRx4/baby.png"),
+    "BasicSR": ("Set5/GTmod12/baby.png", "Set5/LRbicx4/baby.png"),
+    "GTmod4": ("Set5/GTmod4/baby.png", "Set5/LRbicx4/baby.png"),
+    "SelfExSR": ("Set5/image_SRF_4/img_001_SRF_4_HR.png", "Set5/image_SRF_4/img_001_SRF_4_LR.png"),
+    "SelfExSR in one folder": ("Set5/img_001_SRF_4_HR.png", "Set5/img_001_SRF_4_LR.png"),
+    "siblings, as DIV2K": ("Set5_HR/baby.png", "Set5_LR_bicubic/X4/babyx4.png"),
+    "siblings without a folder of scales": ("set5_hr/baby.png", "set5_LRx4/baby.png"),
+    "EDSR": ("benchmark/Set5/HR/baby.png", "benchmark/Set5/LR_bicubic/X4/babyx4.png"),
+    "suffixes in names": ("Set5/HR/baby_HR.png", "Set5/LR_bicubic/X4/baby_LR.png"),
+    "RCAN's names": ("Set5/HR/baby_HR_x4.png", "Set5/LRBI/x4/baby_LRBI_x4.png"),
+    "small letters": ("set5/hr/Baby.PNG", "set5/lrX4/baby.png"),
+}
+
+
+@pytest.mark.parametrize("layout", PAIRED_LAYOUTS)
+def test_hr_and_lr_files_of_common_downloads_are_paired(tmp_path: Path, layout: str) -> None:
+    hr, lr = PAIRED_LAYOUTS[layout]
+    _layout(tmp_path, hr, lr)
+    (image_set,) = load_image_sets(tmp_path, ["Set5"], 4)
+    (pair,) = image_set
+    assert (image_set.name, image_set.lr_origin) == ("Set5", "file")
+    assert (pair.hr == HR).all()
+    assert (pair.lr == MARK).all()
+    assert pair.name.lower() in ("baby", "img_001")
+    assert [s.name for s in load_image_sets(tmp_path, None, 4)] == ["Set5"], "LR folders are no sets"
+
+
+LONE_LAYOUTS = ("Set5/GTmod12/baby.png", "Set5/GTmod4/baby.png", "Set5/original/baby.png", "Set5/GT/baby.png")
+LONE_LAYOUTS += ("Set5_HR/baby.png", "data/set5/baby.png", "Set5/image_SRF_4/img_001_SRF_4_HR.png")
+
+
+@pytest.mark.parametrize("hr", LONE_LAYOUTS)
+def test_hr_alone_gets_lr_images_made(tmp_path: Path, hr: str) -> None:
+    _layout(tmp_path, hr)
+    (image_set,) = load_image_sets(tmp_path, ["Set5"], 2)
+    (pair,) = image_set
+    assert image_set.lr_origin == "made here"
+    assert (pair.lr == make_lr(HR, 2)).all()
+
+
+@pytest.mark.parametrize(
+    ("inside", "given"),
+    [
+        ("Set5/image_SRF_4/img_001_SRF_4_HR.png", "Set5/image_SRF_4"),
+        ("Set5/GTmod12/a.png", "Set5"),
+        ("Set5_HR/a.png", "Set5_HR"),
+        ("down/load/Set5/HR/a.png", "down"),
+    ],
+)
+def test_the_data_folder_may_be_a_set_or_lie_around_the_sets(tmp_path: Path, inside: str, given: str) -> None:
+    _layout(tmp_path, inside)
+    assert [(s.name, len(s)) for s in load_image_sets(tmp_path / given, None, 2)] == [("Set5", 1)]
+
+
+def test_results_of_other_methods_beside_the_images_are_ignored(tmp_path: Path) -> None:
+    folder = tmp_path / "Set5/image_SRF_4"
+    for method in ("HR", "LR", "bicubic", "SRCNN", "A+", "ScSR"):
+        _write(folder / f"img_001_SRF_4_{method}.png", MARK if method == "LR" else HR)
+    (pair,) = load_image_sets(tmp_path, None, 4)[0]
+    assert (pair.name, (pair.hr == HR).all(), (pair.lr == MARK).all()) == ("img_001", True, True)
+
+
+@pytest.mark.parametrize("folder", ["B100", "BSDS100", "bsd100", "BSD_100", "CBSD100"])
+@pytest.mark.parametrize("asked", ["BSD100", "b100", "bsds100"])
+def test_spellings_of_bsd100_are_one_set(tmp_path: Path, folder: str, asked: str) -> None:
+    _layout(tmp_path, f"{folder}/HR/a.png")
+    assert [s.name for s in load_image_sets(tmp_path, [asked], 4)] == ["BSD100"]
+
+
+def test_names_match_in_any_case_of_letters(tmp_path: Path) -> None:
+    _layout(tmp_path, "Holiday/a.png")
+    _layout(tmp_path, "URBAN100/HR/a.png")
+    assert [s.name for s in load_image_sets(tmp_path, ["holiday", "urban100"], 4)] == ["Holiday", "Urban100"]
+
+
+def test_the_nearest_of_two_folders_is_taken_and_equals_are_refused(tmp_path: Path) -> None:
+    _layout(tmp_path, "benchmark/Set5/HR/far.png")
+    _layout(tmp_path, "Set5/HR/near.png")
+    (image_set,) = load_image_sets(tmp_path, ["set5"], 4)
+    assert [pair.name for pair in image_set] == ["near"]
+    _layout(tmp_path, "B100/HR/a.png")
+    _layout(tmp_path, "BSDS100/HR/b.png")
+    with pytest.raises(DataError, match=r"one folder for BSD100, got .*B100 and .*BSDS100; move or remove one"):
+        load_image_sets(tmp_path, ["BSD100"], 4)
+    (image_set,) = load_image_sets(tmp_path, ["B100"], 4)
+    assert [pair.name for pair in image_set] == ["a"], "an exact folder name decides"
+
+
+def test_of_several_hr_folders_the_one_with_its_own_lr_is_taken(tmp_path: Path) -> None:
+    whole = _photo(3, 19, 26)
+    _write(tmp_path / "Set5/original/a.png", whole)
+    _layout(tmp_path, "Set5/GTmod12/a.png", "Set5/LRbicx4/a.png")
+    (image_set,) = load_image_sets(tmp_path, None, 4)
+    assert (image_set.layout, image_set.lr_origin) == ("GTmod12 + LRbicx4", "file")
+    assert (next(iter(image_set)).hr == HR).all()
+
+
+def test_hr_cropped_for_another_scale_is_said(tmp_path: Path) -> None:
+    _layout(tmp_path, "Set5/GTmod4/a.png")
+    assert load_image_sets(tmp_path, None, 4)[0].notices == ()
+    (notice,) = load_image_sets(tmp_path, None, 3)[0].notices
+    assert "cropped to multiples of 4" in notice
+
+
+def test_what_is_no_image_is_no_image(tmp_path: Path) -> None:
+    _layout(tmp_path, "Set5/HR/a.png")
+    for junk in ("Thumbs.db", "a.mat", ".DS_Store", "._a.png", "readme.txt", "desktop.ini"):
+        (tmp_path / "Set5/HR" / junk).write_bytes(b"junk")
+        (tmp_path / junk).write_bytes(b"junk")
+    (tmp_path / "Set5/HR/folder.png").mkdir()
+    _write(tmp_path / "__MACOSX/Set5/HR/._b.png.png", HR)
+    _write(tmp_path / ".cache/Set5/HR/b.png", HR)
+    assert [[pair.name for pair in s] for s in load_image_sets(tmp_path, None, 4)] == [["a"]]
+
+
+def test_photographers_folders_stay_plain_folders(tmp_path: Path) -> None:
+    _layout(tmp_path, "original/a.png")
+    _layout(tmp_path, "edited/a.png")
+    assert [s.name for s in load_image_sets(tmp_path, None, 4)] == ["edited", "original"]
+
+
+def test_a_folder_of_lr_images_alone_is_no_set(tmp_path: Path) -> None:
+    _write(tmp_path / "Set5_LR_bicubic/X4/a.png", MARK)
+    _write(tmp_path / "LRx4/a.png", MARK)
+    with pytest.raises(DataError, match="expected images"):
+        load_image_sets(tmp_path, None, 4)
+
+
+def test_half_size_hr_of_a_known_faulty_download_is_replaced_and_said(tmp_path: Path) -> None:
+    whole, half = _photo(1, 40, 64), _photo(2, 20, 32)
+    for scale, photo in ((4, whole), (2, half)):
+        folder = tmp_path / f"Urban100/image_SRF_{scale}"
+        _write(folder / f"img_001_SRF_{scale}_HR.png", photo)
+        _write(folder / f"img_001_SRF_{scale}_LR.png", _photo(3, 10, 16))
+    (image_set,) = load_image_sets(tmp_path, ["Urban100"], 2)
+    (pair,) = image_set
+    assert (pair.hr == whole).all()
+    assert (pair.lr == make_lr(whole, 2)).all()
+    assert "half size" in image_set.notices[0]
+
+
+def test_half_size_hr_alone_is_refused_with_the_cure(tmp_path: Path) -> None:
+    _write(tmp_path / "Urban100/image_SRF_2/img_001_SRF_2_HR.png", _photo(2, 20, 512))
+    _write(tmp_path / "Urban100/image_SRF_2/img_001_SRF_2_LR.png", _photo(2, 10, 256))
+    _layout(tmp_path, "Set5/HR/a.png")
+    with pytest.raises(DataError, match=r"known fault of image_SRF_2.*fetch image_SRF_4"):
+        load_image_sets(tmp_path, ["Urban100"], 2)
+    assert load_image_sets(tmp_path, ["Set5"], 2)[0].name == "Set5", "other sets stay usable"
+
+
+def test_incomplete_lr_files_of_selfexsr_are_named(tmp_path: Path) -> None:
+    for name in ("img_001", "img_002"):
+        _write(tmp_path / f"Set5/image_SRF_4/{name}_SRF_4_HR.png", HR)
+    _write(tmp_path / "Set5/image_SRF_4/img_001_SRF_4_LR.png", MARK)
+    with pytest.raises(DataError, match="img_002_SRF_4_LR"):
+        load_image_sets(tmp_path, None, 4)
+
+
+# ------------------------------------------------------------------------------------------------ LR of another making
+def _textured(height: int = 64, width: int = 96) -> Image:
+    down, right = np.mgrid[:height, :width]
+    plane = 127 + 100 * np.sin(down / 3) * np.cos(right / 4)
+    return np.stack([plane, plane[::-1], plane[:, ::-1]], axis=2).astype(np.uint8)
+
+
+def test_lr_files_of_matlabs_bicubic_pass_whatever_their_edges(tmp_path: Path) -> None:
+    lr = make_lr(_textured(), 4)
+    lr[:2], lr[:, -2:] = 0, 255
+    _write(tmp_path / "Set5/HR/a.png", _textured())
+    _write(tmp_path / "Set5/LRx4/a.png", lr)
+    check = check_lr_matches(load_image_sets(tmp_path, None, 4)[0])
+    assert (check.images, check.max_difference_levels, check.matches, check.notice) == (1, 0, True, None)
+
+
+def test_lr_files_of_another_filter_are_noticed(tmp_path: Path) -> None:
+    from PIL import Image as PillowImage
+
+    # Nearest: what a careless script writes. The middle of three is right, so a mean would not tell.
+    careless = np.asarray(PillowImage.fromarray(_textured()).resize((24, 16), PillowImage.Resampling.NEAREST))
+    for name, lr in (("a", make_lr(_textured(), 4)), ("b", careless)):
+        _write(tmp_path / f"Set5/HR/{name}.png", _textured())
+        _write(tmp_path / f"Set5/LRx4/{name}.png", lr)
+    (image_set,) = load_image_sets(tmp_path, None, 4)
+    check = check_lr_matches(image_set)
+    expected = np.abs(make_lr(_textured(), 4)[2:-2, 2:-2].astype(int) - careless[2:-2, 2:-2]).max()
+    assert (check.worst, check.max_difference_levels, check.matches) == ("b", expected, False)
+    assert check.notice is not None
+    assert check.notice.startswith("Set5: its LR files differ")
+    assert check_lr_matches(image_set, images=1).matches, "only the first image was asked for"
+
+
+def test_lr_images_made_here_are_not_compared(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("broken, and never read")
+    check = check_lr_matches(load_image_sets(tmp_path, None, 4)[0])
+    assert (check.images, check.origin, check.notice) == (0, "made here", None)
+    assert check.to_json()["matches"] is True
