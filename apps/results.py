@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from apps.machine import describe_machine, package_versions
+from apps.profiling.certainty import is_settled, median_interval
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import ConfigError
 from edge_sr.evaluation import SetScore
@@ -177,6 +178,16 @@ class Timing:
     def noisy(self) -> bool:
         return self.iqr_percent > NOISY_IQR_PERCENT
 
+    @property
+    def median_interval_ms(self) -> tuple[float, float] | None:
+        """95% confidence interval of the median; None where the runs are too few for one."""
+        return median_interval(self.samples_ms)
+
+    @property
+    def settled(self) -> bool:
+        """Whether that interval is at most 3% of the median wide."""
+        return is_settled(self.samples_ms)
+
     def to_json(self) -> dict[str, Any]:
         summary = {
             "median_ms": self.median_ms,
@@ -184,6 +195,8 @@ class Timing:
             "iqr_percent": self.iqr_percent,
             "p95_ms": self.p95_ms,
             "noisy": self.noisy,
+            "median_interval_ms": self.median_interval_ms,
+            "settled": self.settled,
         }
         return plain({**summary, **asdict(self)})  # type: ignore[no-any-return]
 

@@ -95,7 +95,7 @@ def print_profile(report: ProfileReport) -> None:
             str(row.threads),
             f"{timing.load_ms:.1f}",
             f"{timing.first_ms:.1f}",
-            f"{timing.median_ms:.2f}",
+            f"{timing.median_ms:.2f}" + ("" if timing.settled else " ~"),
             f"{timing.iqr_ms:.2f}" + (f" ! {timing.iqr_percent:.0f}%" if timing.noisy else ""),
             f"{timing.p95_ms:.2f}",
             str(len(timing.samples_ms)),
@@ -105,6 +105,8 @@ def print_profile(report: ProfileReport) -> None:
     console().print(table)
     if any(row.timing is not None and row.timing.noisy for row in report.rows):
         say("!  IQR above 10% of the median: something else used the processor; measure again on a quiet machine")
+    if any(row.timing is not None and not row.timing.settled for row in report.rows):
+        say("~  the median is known to no better than 3%: allow more time with --max-seconds, or quiet the machine")
 
 
 def print_summary(rows: Sequence[SummaryRow], threads: Sequence[int]) -> None:

@@ -240,7 +240,7 @@ def measure_latency(subject: Subject, *, threads: Sequence[int], rounds: int, ru
 
 
 def _time(artifact: Artifact, *, threads: int, runs: int) -> Timing:
-    (row,) = profile_artifacts([artifact.path], threads=(threads,), runs=runs).rows
+    (row,) = profile_artifacts([artifact.path], threads=(threads,), runs=runs, until_settled=False).rows
     if row.timing is None:
         raise ConfigError(f"expected a latency of {artifact.path.name}, got none: {row.reason}")
     return row.timing

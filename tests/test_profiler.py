@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import apps.profiling.host
 import apps.profiling.host_child
+from apps.profiling.certainty import median_interval
 from apps.profiling.host import profile_artifacts
 from apps.profiling.host_child import measure, peak_rss_bytes
 from apps.results import Timing
@@ -131,15 +133,38 @@ def runners(monkeypatch: pytest.MonkeyPatch) -> list[CountingRunner]:
 def test_measurement_makes_the_runs_it_was_asked_for_after_warm_up(
     tmp_path: Path, runners: list[CountingRunner]
 ) -> None:
-    taken = measure(artifact=str(fake_artifact(tmp_path)), threads=1, runs=12, max_seconds=60.0)
+    taken = measure(artifact=str(fake_artifact(tmp_path)), threads=1, runs=12, max_seconds=60.0, until_settled=False)
     assert len(taken["samples_ms"]) == 12
     assert taken["warmup_runs"] >= 3
     assert runners[-1].runs == 1 + taken["warmup_runs"] + 12
 
 
 def test_measurement_stops_at_its_time_but_not_before_ten_runs(tmp_path: Path, runners: list[CountingRunner]) -> None:
-    taken = measure(artifact=str(fake_artifact(tmp_path)), threads=1, runs=1_000_000, max_seconds=1e-9)
+    taken = measure(
+        artifact=str(fake_artifact(tmp_path)), threads=1, runs=1_000_000, max_seconds=1e-9, until_settled=True
+    )
     assert len(taken["samples_ms"]) == 10
+
+
+def test_measurement_goes_on_until_its_median_is_certain(
+    tmp_path: Path, runners: list[CountingRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ten runs that scatter, then runs that all take 5 ms. Of 20 runs the interval is the 6th to the 15th smallest, since
+    # P(at most 5 of 20 heads) = 2.1%: four 1s and five 9s lie outside of it.
+    times = iter([1.0, 9.0] * 5 + [5.0] * 1000)
+    monkeypatch.setattr(apps.profiling.host_child, "_timed_run", lambda *_: next(times))
+    taken = measure(artifact=str(fake_artifact(tmp_path)), threads=1, runs=10, max_seconds=60.0, until_settled=True)
+    assert len(taken["samples_ms"]) == 20
+    assert _timing(taken["samples_ms"]).settled
+    assert not _timing(taken["samples_ms"][:10]).settled
+
+
+@pytest.mark.parametrize("count", [5, 6, 7, 30, 101, 1001])
+def test_interval_of_the_median_is_scipys(count: int) -> None:
+    samples = np.random.default_rng(count).exponential(size=count)
+    expected = scipy.stats.quantile_test(samples, p=0.5).confidence_interval(0.95)
+    own = median_interval(samples.tolist())
+    assert own == ((expected.low, expected.high) if count > 5 else None)
 
 
 def test_peak_memory_holds_what_was_touched_last() -> None:

@@ -61,13 +61,14 @@ def profile(
     threads: Annotated[
         list[int] | None, typer.Option("--threads", help="CPU threads; may be given again. Default: 1.", min=1)
     ] = None,
-    runs: Annotated[int, typer.Option("--runs", help="Timed runs per measurement.", min=1)] = 50,
+    runs: Annotated[int, typer.Option("--runs", help="Timed runs per measurement, at least.", min=1)] = 50,
     max_seconds: Annotated[float, typer.Option("--max-seconds", help="Stop one measurement after this long.")] = 20.0,
     json_file: Json = None,
 ) -> None:
     """Measure latency: one tile per run, one process per artifact and thread count; raw samples go into --json.
 
-    An IQR above 10% of the median is marked with "!": the machine was busy.
+    Runs are added until the median's 95% confidence interval is at most 3% of it wide, or --max-seconds are over; "~"
+    marks a median that stayed less certain. "!" marks an IQR above 10% of the median: the machine was busy.
     """
     from apps.machine import describe_machine
     from apps.profiling.host import profile_artifacts

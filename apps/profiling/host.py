@@ -26,6 +26,7 @@ def profile_artifacts(
     threads: Sequence[int] = (1,),
     runs: int = 50,
     max_seconds: float = 20.0,
+    until_settled: bool = True,
     progress: Progress = quiet,
 ) -> ProfileReport:
     """Measure the latency of artifacts, one tile per run, one child process per artifact and thread count.
@@ -34,8 +35,10 @@ def profile_artifacts(
         paths: artifact folders.
         device: where to run; only ``host``, this machine, exists.
         threads: CPU thread counts of the runtime, each measured.
-        runs: timed runs per measurement, after warm-up.
+        runs: timed runs per measurement at least, after warm-up.
         max_seconds: stop timing one measurement after this long (at least ten runs are always made).
+        until_settled: after ``runs``, go on until the median's 95% confidence interval is at most 3% of it wide, or
+            ``max_seconds`` are over; ``Timing.settled`` says which it was.
         progress: called after each measurement.
     Returns:
         one row per artifact and thread count; a row without timing says why.
@@ -56,7 +59,7 @@ def profile_artifacts(
         for count in dict.fromkeys(threads):
             what = f"profile {artifact.path.name}, {count} thread{'s' if count > 1 else ''}"
             progress(what, 0, 1)
-            rows.append(_profile_one(artifact, device, count, runs, max_seconds))
+            rows.append(_profile_one(artifact, device, count, runs, max_seconds, until_settled))
             progress(what, 1, 1)
     return ProfileReport(rows=tuple(rows), device=device)
 
@@ -70,12 +73,14 @@ def check_device(device: str) -> None:
         )
 
 
-def _profile_one(artifact: Artifact, device: str, threads: int, runs: int, max_seconds: float) -> ProfileRow:
+def _profile_one(
+    artifact: Artifact, device: str, threads: int, runs: int, max_seconds: float, until_settled: bool
+) -> ProfileRow:
     reason = reason_not_runnable(artifact.meta.target)
     timing, failed = None, False
     if reason is None:
         try:
-            timing = _time_in_child(artifact, threads, runs, max_seconds)
+            timing = _time_in_child(artifact, threads, runs, max_seconds, until_settled)
         except RunnerError as error:
             reason, failed = str(error), True
     return ProfileRow(
@@ -92,12 +97,13 @@ def _profile_one(artifact: Artifact, device: str, threads: int, runs: int, max_s
     )
 
 
-def _time_in_child(artifact: Artifact, threads: int, runs: int, max_seconds: float) -> Timing:
+def _time_in_child(artifact: Artifact, threads: int, runs: int, max_seconds: float, until_settled: bool) -> Timing:
     arguments = {
         "artifact": str(artifact.path.resolve()),
         "threads": threads,
         "runs": runs,
         "max_seconds": max_seconds,
+        "until_settled": until_settled,
     }
     # One run may take far longer than the budget, so the limit grows with it.
     limit = _STARTUP_SECONDS + 10.0 * max_seconds

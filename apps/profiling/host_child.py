@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.machine import package_version
+from apps.profiling.certainty import is_settled
 from converters.artifact import load_artifact
 from converters.runners import open_runner
 from converters.targets import get_target
@@ -24,16 +25,19 @@ Image = NDArray[np.uint8]
 WARMUP_RUNS = 3
 WARMUP_SECONDS = 0.5
 FEWEST_RUNS = 10
+# Runs between two looks at the median's certainty.
+_LOOK_EVERY = 10
 
 
-def measure(*, artifact: str, threads: int, runs: int, max_seconds: float) -> dict[str, Any]:
+def measure(*, artifact: str, threads: int, runs: int, max_seconds: float, until_settled: bool) -> dict[str, Any]:
     """Load, warm up and time one artifact in this process.
 
     Args:
         artifact: path of the folder.
         threads: CPU threads of the runtime.
-        runs: timed runs wanted.
+        runs: timed runs wanted at least.
         max_seconds: stop after this many seconds of timed runs, but never before ``FEWEST_RUNS`` of them.
+        until_settled: go on after ``runs`` until the median is certain, see :mod:`apps.profiling.certainty`.
     Returns:
         the fields of :class:`apps.results.Timing`.
     """
@@ -56,7 +60,7 @@ def measure(*, artifact: str, threads: int, runs: int, max_seconds: float) -> di
         "load_ms": load_ms,
         "first_ms": first_ms,
         "warmup_runs": warmup_runs,
-        "samples_ms": _sample(runner, tile, runs, max_seconds),
+        "samples_ms": _sample(runner, tile, runs, max_seconds, until_settled),
         "peak_rss_bytes": peak_rss_bytes(),
         "base_rss_bytes": base_rss_bytes,
         **_runtime(loaded.meta.target),
@@ -87,11 +91,13 @@ def _runtime(target: str) -> dict[str, str]:
     return {"runtime": target, "runtime_version": "unknown"}
 
 
-def _sample(runner: Runner, tile: Image, runs: int, max_seconds: float) -> list[float]:
+def _sample(runner: Runner, tile: Image, runs: int, max_seconds: float, until_settled: bool) -> list[float]:
     samples: list[float] = []
     start = time.perf_counter()
-    while len(samples) < runs:
-        if len(samples) >= FEWEST_RUNS and time.perf_counter() - start > max_seconds:
+    while len(samples) < FEWEST_RUNS or time.perf_counter() - start <= max_seconds:
+        # Looked at rarely: a rule that stops as soon as numbers please would make them look better than they are.
+        enough = len(samples) >= runs and (not until_settled or len(samples) % _LOOK_EVERY == 0)
+        if enough and (not until_settled or is_settled(samples)):
             break
         samples.append(_timed_run(runner, tile))
     return samples
