@@ -29,10 +29,20 @@ PACKAGES = (
 )
 
 
+# Instructions that decide how fast int8 and float kernels are, as /proc/cpuinfo spells them: x86, then ARM.
+_DECISIVE = (
+    *("avx2", "fma", "avx512f", "avx512bw", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
+)
+_NOT_TOLD = "not told by this system"
+
+
 @dataclass(frozen=True, kw_only=True)
 class MachineInfo:
     """The machine of a measurement.
 
+    ``cpu_features`` are the instruction sets that int8 and float kernels depend on. ``governor`` and ``temperature``
+    are what the system tells of the processor's clock policy and heat, or that it does not tell.
     ``logical_cores`` are those that this process may use. ``load_average`` is the mean number of runnable processes
     over the last minute when this was made (None where the system does not tell): a value near or above the number of
     cores makes every latency suspect.
@@ -41,6 +51,9 @@ class MachineInfo:
     system: str
     python: str
     cpu_model: str
+    cpu_features: tuple[str, ...]
+    governor: str
+    temperature: str
     logical_cores: int
     physical_cores: int | None
     memory_bytes: int | None
@@ -63,6 +76,9 @@ def describe_machine() -> MachineInfo:
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         cpu_model=cpu_model(),
+        cpu_features=_cpu_features(),
+        governor=_governor(),
+        temperature=_temperature(),
         logical_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         physical_cores=_physical_cores(),
         memory_bytes=_memory_bytes(),
@@ -87,17 +103,44 @@ def cpu_model() -> str:
     """The processor's own name, or the architecture where the system keeps the name to itself."""
     if sys.platform == "darwin":
         return _sysctl("machdep.cpu.brand_string") or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        fields: dict[str, str] = {}
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            fields.setdefault(key.strip(), value.strip())
-        # x86 says "model name"; a Raspberry Pi says "Model", older ARM kernels "Hardware".
-        for key in ("model name", "Model", "Hardware"):
-            if fields.get(key):
-                return fields[key]
+    fields = _cpuinfo()
+    # x86 says "model name"; a Raspberry Pi says "Model", older ARM kernels "Hardware".
+    for key in ("model name", "Model", "Hardware"):
+        if fields.get(key):
+            return fields[key]
     return platform.processor() or platform.machine()
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's fields, empty where the system has no such file."""
+    path = Path("/proc/cpuinfo")
+    fields: dict[str, str] = {}
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    return fields
+
+
+def _cpu_features() -> tuple[str, ...]:
+    fields = _cpuinfo()
+    own = set((fields.get("flags") or fields.get("Features") or "").split())
+    return tuple(name for name in _DECISIVE if name in own)
+
+
+def _governor(cpus: Path = Path("/sys/devices/system/cpu")) -> str:
+    found = {path.read_text().strip() for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_governor")}
+    return ", ".join(sorted(found)) or _NOT_TOLD
+
+
+def _temperature(zones: Path = Path("/sys/class/thermal")) -> str:
+    """The hottest sensor, in degrees Celsius."""
+    degrees = []
+    for path in zones.glob("thermal_zone*/temp"):
+        try:
+            degrees.append(int(path.read_text()) / 1000)
+        except (OSError, ValueError):  # a sensor that is asleep
+            continue
+    return f"{max(degrees):.0f} °C" if degrees else _NOT_TOLD
 
 
 def _sysctl(name: str) -> str | None:

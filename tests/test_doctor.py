@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import apps.doctor
+import apps.machine
 from apps.doctor import BROKEN, NOTE, OK, Check, check_target, examine, pip_install
 from apps.doctor_probe import ProbeNetwork, probe_target
 from apps.machine import describe_machine, package_version, package_versions
@@ -104,3 +106,26 @@ def test_machine_is_described_without_failing() -> None:
     versions = package_versions()
     assert versions["torch"] is not None
     assert package_version("no-such-package") is None
+
+
+def test_governor_and_temperature_are_those_of_the_system_files(tmp_path: Path) -> None:
+    for number, word in enumerate(("performance", "powersave", "performance")):
+        folder = tmp_path / "cpus" / f"cpu{number}" / "cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "scaling_governor").write_text(f"{word}\n")
+    for number, text in enumerate(("41000\n", "67500\n", "no reading\n")):
+        zone = tmp_path / "zones" / f"thermal_zone{number}"
+        zone.mkdir(parents=True)
+        (zone / "temp").write_text(text)
+    assert apps.machine._governor(tmp_path / "cpus") == "performance, powersave"
+    assert apps.machine._temperature(tmp_path / "zones") == "68 °C"
+    assert apps.machine._governor(tmp_path) == apps.machine._temperature(tmp_path) == "not told by this system"
+
+
+def test_cpu_features_are_those_of_cpuinfo() -> None:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        pytest.skip("/proc/cpuinfo is missing")
+    words = set(path.read_text().split())
+    assert all(feature in words for feature in apps.machine.describe_machine().cpu_features)
+    assert ("avx2" in words) == ("avx2" in apps.machine.describe_machine().cpu_features)

@@ -149,7 +149,7 @@ def test_measurement_stops_at_its_time_but_not_before_ten_runs(tmp_path: Path, r
 def test_measurement_goes_on_until_its_median_is_certain(
     tmp_path: Path, runners: list[CountingRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Ten runs that scatter, then runs that all take 5 ms. Of 20 runs the interval is the 6th to the 15th smallest, since
+    # Ten runs that scatter, then runs that all take 5 ms. Of 20 runs the interval is the 6th to the 15th smallest, as
     # P(at most 5 of 20 heads) = 2.1%: four 1s and five 9s lie outside of it.
     times = iter([1.0, 9.0] * 5 + [5.0] * 1000)
     monkeypatch.setattr(apps.profiling.host_child, "_timed_run", lambda *_: next(times))
