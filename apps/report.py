@@ -5,10 +5,8 @@ The page is a single HTML file: style inline, pictures embedded, nothing fetched
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +20,13 @@ from apps.figures import (
     crop_panels,
     latency_chart,
     most_different_window,
-    png_bytes,
     waterfall_chart,
 )
-from apps.formatting import format_bytes, format_db, format_drop, format_ops
-from apps.machine import describe_machine, package_versions
+from apps.formatting import format_ops
+from apps.pages import write_page
 from apps.results import NOISY_IQR_PERCENT, ProfileReport, Timing, VerifyReport, VerifyRow, plain
 from converters.coreml_evaluator import NOTE as EVALUATOR_NOTE
 from converters.targets import TARGETS
-from edge_sr.atomic import atomic_path
 from edge_sr.datasets import ImagePair
 from edge_sr.resize import bicubic_resize
 
@@ -168,32 +164,19 @@ def write_report(
         showcases: crops to show.
         command: the words that made the numbers, printed for whoever repeats them.
     """
-    # Imported here: only a report needs jinja2.
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters.update(_FILTERS)
-    template = environment.from_string((resources.files("apps") / "templates" / "report.html.j2").read_text("utf-8"))
     summary = summarize(export, verify, profile)
-    versions = {name: version for name, version in package_versions().items() if version is not None}
-    page = template.render(
-        title=title,
-        summary=summary,
-        threads=sorted({row.threads for row in profile.rows}),
-        verify_rows=verify.rows,
-        titles={name: target.title for name, target in TARGETS.items()},
-        profile=profile,
-        latency_png=_latency_png(summary),
-        waterfalls=_waterfalls(verify.rows),
-        showcases=showcases,
-        machine=describe_machine(),
-        versions=versions,
-        command=command,
-        noisy_percent=NOISY_IQR_PERCENT,
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
+    facts = {
+        "summary": summary,
+        "threads": sorted({row.threads for row in profile.rows}),
+        "verify_rows": verify.rows,
+        "titles": {name: target.title for name, target in TARGETS.items()},
+        "profile": profile,
+        "latency_png": _latency_png(summary),
+        "waterfalls": _waterfalls(verify.rows),
+        "showcases": showcases,
+        "noisy_percent": NOISY_IQR_PERCENT,
+    }
+    return write_page(path, "report.html.j2", title=title, command=command, facts=facts)
 
 
 def _of_first_runtime(rows: Sequence[VerifyRow]) -> list[VerifyRow]:
@@ -240,16 +223,3 @@ def _waterfalls(rows: Sequence[VerifyRow]) -> list[tuple[str, bytes]]:
         )
         charts.append((f"{TARGETS[row.target].title} {row.scheme} on {row.set_name}", chart))
     return charts
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-_FILTERS: dict[str, Callable[..., Any]] = {
-    "bytes": format_bytes,
-    "db": format_db,
-    "drop": format_drop,
-    "data_uri": _data_uri,
-    "png": png_bytes,
-}

@@ -1,0 +1,55 @@
+"""HTML pages: one file each, style inline, pictures embedded, nothing fetched when it is opened."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from apps.figures import png_bytes
+from apps.formatting import format_bytes, format_db, format_drop
+from apps.machine import describe_machine, package_versions
+from edge_sr.atomic import atomic_path
+
+
+def write_page(path: Path, template: str, *, title: str, command: str, facts: Mapping[str, Any]) -> Path:
+    """Render a template of ``apps/templates`` that extends ``base.html.j2``, which adds machine and versions.
+
+    Args:
+        path: the .html file; its folder must exist. An existing file is replaced, whole or not at all.
+        template: the template's file name.
+        title: heading of the page.
+        command: the words that made the numbers, printed for whoever repeats them.
+        facts: what the template shows.
+    """
+    # Imported here: only a page needs jinja2.
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("apps"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters.update(_FILTERS)
+    page = environment.get_template(template).render(
+        title=title,
+        command=command,
+        machine=describe_machine(),
+        versions={name: version for name, version in package_versions().items() if version is not None},
+        **facts,
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+_FILTERS: dict[str, Callable[..., Any]] = {
+    "bytes": format_bytes,
+    "db": format_db,
+    "drop": format_drop,
+    "data_uri": _data_uri,
+    "png": png_bytes,
+}
