@@ -1,0 +1,1 @@
+"""Android devices over adb: push, run, read, pull, clean up."""
