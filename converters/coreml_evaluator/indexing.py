@@ -140,7 +140,7 @@ def _gather_nd(node: Node) -> Kernel:
 
 
 def _places(indices: Tensor, size: int, wraps: bool) -> Tensor:
-    """Indices as int64, in [0, size). From iOS 17 on a negative one has no defined result, before it counts from the end.
+    """Indices as int64, in [0, size). A negative one counts from the end before iOS 17, and has no meaning since.
 
     Raises:
         RuntimeError: an index is out of bounds.

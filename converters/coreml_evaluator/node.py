@@ -25,7 +25,7 @@ class Kernel:
     """An operation ready to run.
 
     Attributes:
-        parameters: the parameters whose values ``compute`` takes, in order; one that names several values gives as many.
+        parameters: those whose values ``compute`` takes, in order; one that names several values gives as many.
         compute: values -> the operation's result, or a sequence of its results. Never changes a value it is given.
         dtypes: MIL types of the results that this operation makes of its operands; () for that of the first operand.
         exact: each result is a float16 where the operands are, so nothing has to be rounded.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -40,10 +40,8 @@ def _max_pool(node: Node) -> Kernel:
     def compute(x: Tensor) -> Tensor:
         pads = pads_of(x)
         if ceil:
-            result: Tensor = function(x, sizes, strides, [before for before, _ in pads], ceil_mode=True)
-            return result
-        result = function(pad_spatial(x, pads, -math.inf), sizes, strides)
-        return result
+            return cast(Tensor, function(x, sizes, strides, [before for before, _ in pads], ceil_mode=True))
+        return cast(Tensor, function(pad_spatial(x, pads, -math.inf), sizes, strides))
 
     return Kernel(parameters=("x",), compute=compute, exact=True)
 

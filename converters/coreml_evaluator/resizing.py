@@ -54,10 +54,8 @@ def _resized(x: Tensor, sizes: Sequence[int], mode: str, *, nearest: bool) -> Te
     """``x`` with its last axes of these sizes."""
     for offset, target in enumerate(sizes):
         axis = x.ndim - len(sizes) + offset
-        if nearest:
-            x = _nearest(x, axis, target)
-        else:
-            x = _linear(x, axis, sampling_points(mode, x.shape[axis], target))
+        size = x.shape[axis]
+        x = _nearest(x, axis, target) if nearest else _linear(x, axis, sampling_points(mode, size, target))
     return x
 
 

@@ -117,8 +117,7 @@ def _split(node: Node) -> Kernel:
         size = x.shape[axis]
         if (sum(sizes) != size) if sizes is not None else (size % count):
             raise RunnerError(f"expected {size} elements to be split in {where}, got {sizes or count} parts")
-        parts: Sequence[Tensor] = x.split(size // count if sizes is None else list(sizes), axis)
-        return parts
+        return torch.split_with_sizes(x, [size // count] * count if sizes is None else list(sizes), axis)
 
     return Kernel(parameters=("x",), compute=compute, dtypes=(node.type_of("x").dtype,) * outputs, exact=True)
 
