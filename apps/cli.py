@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands import looking, making, measuring, training
+from apps.commands import looking, making, measuring, planning, training
 from apps.commands.options import examples
 from apps.machine import package_version
 from edge_sr import __version__
@@ -64,6 +64,12 @@ app.command(
         "edge-sr profile out/artifacts/*tflite* --device host --threads 1 --threads 2 --json latency.json",
     )
 )(measuring.profile)
+app.command(
+    epilog=examples(
+        "edge-sr plan out/artifacts/*w8a8_tflite* --image 1000x750 --ram 512MB",
+        "edge-sr plan out/artifacts/* --image 1000x750 --threads 1 --threads 2 --json plan.json",
+    )
+)(planning.plan)
 app.command(
     epilog=examples(
         f"edge-sr upscale photo.jpg -o photo_x4.png --artifact {_ARTIFACT}",

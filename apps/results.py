@@ -207,9 +207,11 @@ class ProfileRow:
 
     artifact_path: Path
     model: str
+    scale: int
     scheme: str
     target: str
     tile: tuple[int, int]
+    overlap: int
     device: str
     threads: int
     timing: Timing | None
@@ -224,9 +226,11 @@ class ProfileRow:
         return {
             "artifact_name": self.label,
             "model": self.model,
+            "scale": self.scale,
             "scheme": self.scheme,
             "target": self.target,
             "tile": list(self.tile),
+            "overlap": self.overlap,
             "device": self.device,
             "threads": self.threads,
             "timing": None if self.timing is None else self.timing.to_json(),

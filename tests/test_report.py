@@ -99,9 +99,11 @@ def _timed(path: Path, target: str, threads: int, samples: tuple[float, ...] | N
     return ProfileRow(
         artifact_path=path,
         model="net",
+        scale=4,
         scheme="w8a8",
         target=target,
         tile=TILE,
+        overlap=4,
         device="host",
         threads=threads,
         timing=timing or None,

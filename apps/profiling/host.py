@@ -86,9 +86,11 @@ def _profile_one(
     return ProfileRow(
         artifact_path=artifact.path,
         model=artifact.meta.model,
+        scale=artifact.meta.scale,
         scheme=artifact.meta.scheme,
         target=artifact.meta.target,
         tile=artifact.meta.tile,
+        overlap=artifact.meta.overlap,
         device=device,
         threads=threads,
         timing=timing,

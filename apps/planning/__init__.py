@@ -1,0 +1,1 @@
+"""Which tile for which picture and how much memory."""

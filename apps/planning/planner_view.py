@@ -1,0 +1,52 @@
+"""A tile plan as a table."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from apps.planning.planner import Option, TilePlan
+from apps.tables import console, say
+
+
+def print_plan(plan: TilePlan) -> None:
+    """The best option in a sentence, then all of them."""
+    best = plan.best
+    scale = best.cost.scale
+    say(
+        f"{plan.width}x{plan.height} -> {plan.width * scale}x{plan.height * scale}: {best.cost.name}, "
+        f"{best.tiles} tile{'s' if best.tiles > 1 else ''} of {best.cost.tile[0]}x{best.cost.tile[1]}, "
+        f"about {format_seconds(best.seconds)} and {best.memory_bytes / 1e6:.0f} MB"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for head in ("artifact", "threads", "overlap", "tiles", "computed", "predicted", "quartiles", "memory", "fits"):
+        table.add_column(head, justify="left" if head == "artifact" else "right")
+    for option in plan.options:
+        table.add_row(*(escape(cell) for cell in _cells(option)))
+    console().print(table)
+    say(
+        f"memory: what runtime and model were measured to add, {plan.lr_bytes / 1e6:.0f} MB for the picture and "
+        f"{plan.sr_bytes / 1e6:.0f} MB for the result; an application's own memory comes on top"
+    )
+    say(f"time: measured on {best.cost.device}, one tile after another; no forecast for any other device")
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds, or minutes where they are many."""
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def _cells(option: Option) -> tuple[str, ...]:
+    low, high = option.seconds_quartiles
+    return (
+        option.cost.name,
+        str(option.cost.threads),
+        str(option.cost.overlap),
+        str(option.tiles),
+        f"{option.computed_share:.2f}x",
+        format_seconds(option.seconds),
+        f"{format_seconds(low)} to {format_seconds(high)}",
+        f"{option.memory_bytes / 1e6:.0f} MB",
+        "yes" if option.fits else "no",
+    )
