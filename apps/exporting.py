@@ -10,6 +10,7 @@ from typing import Any
 
 from apps.progress import Progress, quiet
 from apps.results import plain
+from apps.verification.overlap_choice import OverlapChoice, choose_overlap
 from apps.weights import Weights, resolve_weights
 from converters.artifact import Artifact, artifact_name, refuse_existing
 from converters.export import check_tile, export_artifact
@@ -92,7 +93,8 @@ def export_artifacts(
         out_dir: folder for the artifact folders; made where missing.
         checkpoint: float or quantized checkpoint file; default the bundled ones, the float one for float schemes.
         calibration: HR images for quantizing a float checkpoint; default the sample photos.
-        overlap: LR pixels shared by neighbouring tiles; default as far as the network sees.
+        overlap: LR pixels shared by neighbouring tiles; default the smallest at which no seam shows, as far as half a
+            tile allows, with the evidence in ``artifact.json``. See :func:`choose_overlap`.
         overwrite: replace artifacts that exist.
         progress: called after each artifact.
     Raises:
@@ -110,10 +112,16 @@ def export_artifacts(
             model, scale, scheme, checkpoint=checkpoint, calibration=calibration, progress=progress
         )
         check_tile(tile, multiple=int(weights[scheme].network.tile_multiple))  # type: ignore[arg-type]
+    overlaps = {
+        scheme: choose_overlap(own.network, tile, progress=progress) if overlap is None else overlap
+        for scheme, own in weights.items()
+    }
     rows: list[ExportRow] = []
     for scheme, target in jobs:
         progress(f"export {target} {scheme}", 0, 1)
-        rows.append(_export_one(weights[scheme], model, scale, scheme, target, tile, Path(out_dir), overlap, overwrite))
+        rows.append(
+            _export_one(weights[scheme], model, scale, scheme, target, tile, Path(out_dir), overlaps[scheme], overwrite)
+        )
         progress(f"export {target} {scheme}", 1, 1)
     return ExportReport(rows=tuple(rows))
 
@@ -144,12 +152,13 @@ def _export_one(
     target: str,
     tile: tuple[int, int],
     out_dir: Path,
-    overlap: int | None,
+    overlap: OverlapChoice | int,
     overwrite: bool,
 ) -> ExportRow:
     start = time.perf_counter()
     artifact: Artifact | None = None
     error: EdgeSRError | None = None
+    choice, given = (overlap, overlap.overlap) if isinstance(overlap, OverlapChoice) else (None, overlap)
     try:
         artifact = export_artifact(
             network=weights.network,
@@ -157,7 +166,9 @@ def _export_one(
             target=target,
             tile=tile,
             out_dir=out_dir,
-            overlap=overlap,
+            overlap=given,
+            measured=None if choice is None else {"seams": choice.to_json()},
+            notes=() if choice is None or not choice.note else (choice.note,),
             checkpoint_sha256=weights.checkpoint_sha256,
             calibration_sha256=weights.calibration_sha256,
             overwrite=overwrite,

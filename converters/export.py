@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def export_artifact(
     tile: tuple[int, int],
     out_dir: Path,
     overlap: int | None = None,
+    measured: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
     checkpoint_sha256: str,
     calibration_sha256: str | None = None,
     overwrite: bool = False,
@@ -42,6 +45,8 @@ def export_artifact(
         tile: (height, width) of the LR input, each a multiple of ``network.tile_multiple``.
         out_dir: folder that gets the artifact folder; made where missing.
         overlap: LR pixels between neighbouring tiles; default ``network.context``, at most half of the tile.
+        measured: what was measured of the network on the way, for ``artifact.json``; JSON-ready, by name.
+        notes: lines for ``artifact.json``, besides those of the toolchain.
         checkpoint_sha256: of the checkpoint file that the weights came from.
         calibration_sha256: of the data that set the quantization ranges, where there was any.
         overwrite: replace an artifact that exists.
@@ -92,7 +97,8 @@ def export_artifact(
             checkpoint_sha256=checkpoint_sha256,
             calibration_sha256=calibration_sha256,
             delegation=lowered.delegation,
-            notes=lowered.notes,
+            notes=(*lowered.notes, *notes),
+            measured=dict(measured or {}),
             weights_license=weights_license,
             weights_attribution=weights_attribution,
         )
