@@ -1,0 +1,51 @@
+"""``edge-sr lint``: what accelerators would take of artifacts, without a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apps.commands.options import Artifacts, Json, save, working
+from edge_sr.errors import ConfigError
+
+_FOR = "ane, gpu-delegate, nnapi, xnnpack or hexagon; may be given again. Default: all that read the artifact's format."
+
+
+def lint(
+    artifacts: Artifacts,
+    accelerators: Annotated[list[str] | None, typer.Option("--for", help=_FOR, show_default=False)] = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option("--fail-on", help="Exit status 3 on findings this bad: error or warning.", show_default=False),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", help="Also draw the operators as strips into this PNG.", show_default=False),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--summary", help="Print the summary only.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Forecast which operators fall back on an accelerator, and why, from the vendors' rules; no device is needed.
+
+    Every finding names its source. A forecast is not a measurement: measure on the device before you rely on it.
+    """
+    from apps.lint.engine import lint_artifacts
+    from apps.lint.lint_view import print_lint, strip_chart
+    from edge_sr.atomic import atomic_path
+
+    if fail_on not in (None, "error", "warning"):
+        raise ConfigError(f"--fail-on must be error or warning, got {fail_on!r}")
+    if figure is not None and figure.suffix.lower() != ".png":
+        raise ConfigError(f"--figure must name a .png file, got {figure}")
+    with working(json_file) as progress:
+        report = lint_artifacts(artifacts, accelerators=accelerators, progress=progress)
+    save("lint", report, json_file)
+    if figure is not None:
+        with atomic_path(figure) as temporary:
+            temporary.write_bytes(strip_chart(report.forecasts))
+    print_lint(report, details=not quiet)
+    if fail_on is not None and report.breaches(fail_on):
+        typer.echo(f"error: {report.breaches(fail_on)} findings of severity {fail_on} or worse", err=True)
+        raise typer.Exit(3)
