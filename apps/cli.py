@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands import looking, making, measuring, planning, training
+from apps.commands import linting, looking, making, measuring, planning, training
 from apps.commands.options import examples
 from apps.machine import package_version
 from edge_sr import __version__
@@ -89,6 +89,12 @@ app.command(
         "edge-sr qat --checkpoint FLOAT --data photos --steps 1000 --scale-lr 2e-5 --out QUANTIZED",
     )
 )(training.qat)
+app.command(
+    epilog=examples(
+        f"edge-sr lint {_ARTIFACT}",
+        "edge-sr lint out/artifacts/* --for xnnpack --for ane --fail-on error --figure lint.png",
+    )
+)(linting.lint)
 app.command(epilog=examples("edge-sr models", "edge-sr models --json models.json"))(looking.models)
 app.command(epilog=examples("edge-sr doctor", "edge-sr doctor --quick"))(looking.doctor)
 
