@@ -17,6 +17,7 @@ from edge_sr.errors import ConfigError, MissingToolError, RunnerError
 
 CALL_SECONDS = 30.0
 _STATE_SECONDS = 10.0
+_STATUS = "@@status"
 _INSTALL_ADB = (
     "install Android's platform-tools (Debian: apt install adb; macOS: brew install android-platform-tools; or "
     "developer.android.com/tools/releases/platform-tools)"
@@ -149,15 +150,23 @@ class Adb:
             DeviceLost: the device is gone.
             RunnerError: it did not end in time.
         """
+        # The status travels in the text: a connection that was cut ends with status 0 like a command that ended well
+        # (adb 34.0.5), and devices before Android 7 pass no status on at all.
+        ended = f"( {script}\n); printf '\\n{_STATUS} %s\\n' $?"
         try:
             # -n: nothing is read from our own stdin. -T: no terminal, so that stderr stays apart and lines end in \n.
-            done = self._adb("shell", "-n", "-T", script, timeout_s=timeout_s, what=what)
+            done = self._adb("shell", "-n", "-T", ended, timeout_s=timeout_s, what=what)
         except RunnerError:
             self.check_alive(what)
             raise
-        if done.status != 0:
+        out, mark, status = done.out.rpartition(f"\n{_STATUS} ")
+        if not mark or not status.strip().isdigit():
             self.check_alive(what)
-        return done
+            raise DeviceLost(
+                f"expected {what} to end on {self.serial}, got a connection that was cut ({last_line(done.err)}); "
+                "check the cable, and run again"
+            )
+        return Done(status=int(status), out=out, err=done.err)
 
     def push(self, local: Path, remote: str, *, timeout_s: float = 600.0) -> None:
         """Copy a file to the device.
@@ -225,21 +234,30 @@ def last_line(text: str) -> str:
 
 def _call(command: Sequence[str], timeout_s: float, what: str) -> Done:
     try:
-        # A session of its own: Ctrl-C in the terminal reaches us alone, and we end the client (run does) and clean up.
-        done = subprocess.run(
+        # A session of its own: Ctrl-C in the terminal reaches us alone; we end the client and clean up with another.
+        process = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             start_new_session=True,
-            check=False,
         )
-    except subprocess.TimeoutExpired:
-        raise RunnerError(f"expected {what} to end within {timeout_s:.0f} s, got no end; it was stopped") from None
     except OSError as error:
         raise MissingToolError(f"expected to run {command[0]}, got {error.strerror}; {_INSTALL_ADB}") from None
+    with process:
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except BaseException as error:
+            # subprocess.run would not wait for the child after Ctrl-C (Python 3.11).
+            process.kill()
+            process.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise RunnerError(
+                    f"expected {what} to end within {timeout_s:.0f} s, got no end; it was stopped"
+                ) from None
+            raise
     return Done(
-        status=done.returncode,
-        out=done.stdout.decode(errors="replace").replace("\r\n", "\n"),
-        err=done.stderr.decode(errors="replace").replace("\r\n", "\n"),
+        status=process.returncode,
+        out=out.decode(errors="replace").replace("\r\n", "\n"),
+        err=err.decode(errors="replace").replace("\r\n", "\n"),
     )

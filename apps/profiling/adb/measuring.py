@@ -141,8 +141,7 @@ class ArtifactOnDevice:
         how = "pinned" if row.pinned else "unpinned"
         what = f"profile {row.label}, {row.backend}, {row.threads} thread{'s' if row.threads > 1 else ''}, {how}"
         self._progress(what, 0, 1, "cooling down")
-        cooled = cool_down(device, limit_c=options.cool_below_c, timeout_s=options.cool_down_s)
-        before = read_state(device)
+        cooled, before = cool_down(device, limit_c=options.cool_below_c, timeout_s=options.cool_down_s)
         self._progress(what, 0, 1)
         row = replace(row, numerics=probe.numerics, cool_down=cooled, before=before)
         try:

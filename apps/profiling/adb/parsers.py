@@ -24,6 +24,10 @@ _DELEGATED = re.compile(r"(\S+) delegate: (\d+) nodes delegated out of (\d+) nod
 _REPLACING = re.compile(
     r"Replacing (\d+) out of (\d+) node\(s\) with delegate \((\w+)\) node, yielding (\d+) partitions"
 )
+_GPU_SHARE = re.compile(r"(\d+) operations will run on the GPU, and the remaining (\d+) operations will run on the CPU")
+_GPU_REFUSES = re.compile(
+    r"Following operations are not supported by GPU delegate:\n(.*?)\n[^\n]*operations will run", re.S
+)
 _EXPLICIT = re.compile(
     r"(?:Explicitly )?[aA]pplied (\S+) delegate, and the model graph will be (completely|partially) executed"
 )
@@ -117,6 +121,16 @@ def parse_delegation(text: str) -> DelegationSeen | None:
             nodes=total,
             partitions=partitions,
             whole=inside == total and partitions in (1, None),
+        )
+    share, refuses = _GPU_SHARE.search(text), _GPU_REFUSES.search(text)
+    if share and seen is None:
+        inside, outside = int(share[1]), int(share[2])
+        seen = DelegationSeen(
+            delegate="GPU",
+            delegated_nodes=inside,
+            nodes=inside + outside,
+            whole=outside == 0,
+            unsupported=tuple(line.strip() for line in refuses[1].splitlines()) if refuses else (),
         )
     refused = _REFUSED.search(text) or _FAILED.search(text)
     if refused:

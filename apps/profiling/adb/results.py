@@ -106,7 +106,8 @@ class DelegationSeen:
     """What the log says of the delegate.
 
     ``delegated_nodes`` of ``nodes`` went to it in ``partitions``; None where that is not printed. ``whole`` says
-    whether the delegate runs the whole graph, None where the log says nothing.
+    whether the delegate runs the whole graph, None where the log says nothing. ``unsupported`` are the delegate's own
+    lines about operators that it refuses.
     """
 
     delegate: str
@@ -114,6 +115,7 @@ class DelegationSeen:
     nodes: int | None = None
     partitions: int | None = None
     whole: bool | None = None
+    unsupported: tuple[str, ...] = ()
 
     @property
     def fallback(self) -> str | None:
@@ -121,16 +123,12 @@ class DelegationSeen:
         if self.nodes is not None and self.delegated_nodes is not None:
             left = self.nodes - self.delegated_nodes
             if left > 0:
-                return (
-                    f"{left} of {self.nodes} nodes run outside of {self.delegate}"
-                    f" ({self.delegated_nodes} inside, {self.partitions} partitions)"
-                )
+                parts = "" if self.partitions is None else f", {self.partitions} partitions"
+                return f"{left} of {self.nodes} nodes run outside of {self.delegate} ({self.delegated_nodes} inside{parts})"
+        if self.whole is False and self.delegated_nodes == 0:
+            return f"nothing runs in {self.delegate}: all of it fell back"
         if self.whole is False:
-            return (
-                f"part of the graph runs outside of {self.delegate}"
-                if self.delegated_nodes != 0
-                else (f"nothing runs in {self.delegate}: all of it fell back")
-            )
+            return f"part of the graph runs outside of {self.delegate}"
         return None
 
     def to_json(self) -> dict[str, Any]:

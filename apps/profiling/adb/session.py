@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from apps.profiling.adb.adb import Adb, Done, last_line
+from apps.profiling.adb.adb import Adb, DeviceLost, Done, last_line
 from apps.profiling.adb.commands import Plan
-from apps.profiling.adb.device_state import read_state
+from apps.profiling.adb.device_state import DeviceState, read_state
 from apps.profiling.adb.results import CoolDown
 from apps.profiling.adb.tools import forget_left_behind, left_behind, remember_left_behind
 from edge_sr.errors import RunnerError
@@ -89,8 +89,15 @@ class Folder:
         pinning = () if mask is None else ("taskset", mask)
         command = shlex.join((*pinning, f"./{plan.tool}", *plan.arguments()))
         # exec: the tool takes the shell's process id, by which it can be ended and its lines in logcat are known.
-        script = f"cd {shlex.quote(self.path)} && echo $$ >run.pid && echo @@pid $$ && exec {command}"
-        done = self.adb.shell(script, timeout_s=timeout_s, what=plan.tool)
+        inner = f"echo $$ >run.pid; echo @@pid $$; exec {command}"
+        script = f"cd {shlex.quote(self.path)} && sh -c {shlex.quote(inner)}"
+        try:
+            done = self.adb.shell(script, timeout_s=timeout_s, what=plan.tool)
+        except DeviceLost:
+            raise
+        except RunnerError:
+            self.adb.shell(_end_tool(self.path), what="ending the tool")  # it outlives the adb that started it
+            raise
         found = _PID.search(done.out)
         return (
             Done(status=done.status, out=_PID.sub("", done.out, count=1).lstrip("\n"), err=done.err),
@@ -112,12 +119,15 @@ class Folder:
     def _remove(self, folder: str) -> None:
         if not _OURS.search(folder):
             return  # never remove what this class did not name
-        quoted = shlex.quote(folder)
         # What an interrupted call left running would keep the device busy.
-        script = f"[ -f {quoted}/run.pid ] && kill -9 $(cat {quoted}/run.pid) 2>/dev/null; rm -rf {quoted}"
-        done = self.adb.shell(script, what="cleaning up")
+        done = self.adb.shell(f"{_end_tool(folder)}; rm -rf {shlex.quote(folder)}", what="cleaning up")
         if done.status != 0:
             raise RunnerError(f"expected to remove {folder} on {self.adb.serial}, got {last_line(done.text)}")
+
+
+def _end_tool(folder: str) -> str:
+    pid = shlex.quote(f"{folder}/run.pid")
+    return f"if [ -f {pid} ]; then kill -9 $(cat {pid}) 2>/dev/null; rm -f {pid}; fi"
 
 
 def cool_down(
@@ -125,12 +135,13 @@ def cool_down(
     *,
     limit_c: float,
     timeout_s: float,
-    poll_s: float = POLL_SECONDS,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
-) -> CoolDown:
+) -> tuple[CoolDown, DeviceState]:
     """Wait until the device is at most ``limit_c`` warm and not throttled, but no longer than ``timeout_s``.
 
+    Returns:
+        how that went, and the state in which it ended.
     Raises:
         DeviceLost: it is gone.
     """
@@ -141,7 +152,7 @@ def cool_down(
         waited = clock() - start
         reached = degrees is not None and degrees <= limit_c and not state.throttled
         if reached or sensor is None or waited >= timeout_s:
-            return CoolDown(
-                limit_c=limit_c, waited_s=round(waited, 1), sensor=sensor, temperature_c=degrees, reached=reached
-            )
-        sleep(min(poll_s, timeout_s - waited))
+            waited = round(waited, 1)
+            found = CoolDown(limit_c=limit_c, waited_s=waited, sensor=sensor, temperature_c=degrees, reached=reached)
+            return found, state
+        sleep(min(POLL_SECONDS, timeout_s - waited))
