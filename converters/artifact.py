@@ -13,189 +13,48 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from converters.artifact_meta import (
+    DTYPES,
+    FORMAT,
+    LAYOUTS,
+    META_FILE,
+    ArtifactMeta,
+    Delegation,
+    FileEntry,
+    IoVariant,
+    SelfTest,
+    TensorSpec,
+    artifact_name,
+)
 from edge_sr.errors import ArtifactError, EdgeSRError
 
-FORMAT = "edge-sr-artifact-1"
-META_FILE = "artifact.json"
-DTYPES = ("float32", "float16", "uint8", "int8")
-LAYOUTS = ("NHWC", "NCHW", "image")
+__all__ = [
+    "DTYPES",
+    "FORMAT",
+    "LAYOUTS",
+    "META_FILE",
+    "Artifact",
+    "ArtifactMeta",
+    "Delegation",
+    "FileEntry",
+    "IoVariant",
+    "SelfTest",
+    "TensorSpec",
+    "artifact_name",
+    "fingerprint",
+    "load_artifact",
+    "record_measured",
+    "refuse_existing",
+    "write_artifact",
+]
+
 _EXPORT_AGAIN = "export the artifact again"
 _META_LIMIT_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorSpec:
-    """How one input or output is stored.
-
-    Attributes:
-        name: its name in the model file.
-        dtype: one of :data:`DTYPES`.
-        layout: ``NHWC``, ``NCHW``, or ``image`` where the runtime takes a picture object (Core ML).
-        shape: all dimensions, batch included (an ``image`` is (height, width)).
-        value_range: (black, white) as stored: (0, 1) float, (0, 255) uint8, (-128, 127) int8.
-        qscale, zero_point: ``intensity in [0, 1] = (stored - zero_point) * qscale``; None for float and pictures.
-        channels: order of the colour channels.
-    """
-
-    name: str
-    dtype: str
-    layout: str
-    shape: tuple[int, ...]
-    value_range: tuple[float, float]
-    qscale: float | None = None
-    zero_point: int | None = None
-    channels: str = "RGB"
-
-    def __post_init__(self) -> None:
-        _expect(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        _expect(self.layout in LAYOUTS, f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
-        _expect(
-            len(self.shape) in (2, 4) and all(_is_count(size) for size in self.shape),
-            f"shape must hold 2 or 4 positive sizes, got {self.shape!r}",
-        )
-        _expect(len(self.value_range) == 2, f"value_range must be (black, white), got {self.value_range!r}")
-        _expect((self.qscale is None) == (self.zero_point is None), "qscale and zero_point must come together")
-
-
-@dataclass(frozen=True, kw_only=True)
-class IoVariant:
-    """Input and output of one runnable model file."""
-
-    input: TensorSpec
-    output: TensorSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class Delegation:
-    """What the accelerated backend took.
-
-    Attributes:
-        delegates: number of partitions handed to the backend; None where nothing here can tell (``note`` says why).
-        ops_outside: operator name -> count, of the operators left to the runtime's slow reference path.
-        note: one line, where the two numbers need it.
-    """
-
-    delegates: int | None
-    ops_outside: dict[str, int] = field(default_factory=dict)
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        known = self.delegates is None or (isinstance(self.delegates, int) and self.delegates >= 0)
-        _expect(known, f"delegates must be a count or null, got {self.delegates!r}")
-        counts = all(isinstance(name, str) and _is_count(count) for name, count in self.ops_outside.items())
-        _expect(counts, f"ops_outside must map operator names to counts, got {self.ops_outside!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """Fingerprint of one file of the artifact."""
-
-    sha256: str
-    size_bytes: int
-
-    def __post_init__(self) -> None:
-        _expect(_is_sha256(self.sha256), f"sha256 must be 64 hex digits, got {self.sha256!r}")
-        _expect(isinstance(self.size_bytes, int) and self.size_bytes >= 0, f"size_bytes is {self.size_bytes!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArtifactMeta:
-    """Everything ``artifact.json`` says.
-
-    Attributes:
-        model, scale, scheme, target: what was exported, how, and for which runtime.
-        tile: (height, width) of the LR input.
-        overlap: LR pixels by which tiles should overlap when a larger picture is upscaled.
-        main_file: the file (or ``.mlpackage`` folder) that runners open.
-        io: runnable file -> its input and output; ``main_file`` is among them.
-        files: path inside the artifact (with ``/``) -> fingerprint; every model file is here.
-        tool_versions: package -> version that made the files.
-        checkpoint_sha256, calibration_sha256: where the weights and the ranges came from.
-        delegation: what the accelerated backend takes of ``main_file``.
-        notes: lines a reader of the report should see (float islands, say).
-        weights_license, weights_attribution: terms under which the weights may be passed on.
-        measured: results written by verification, by name; free-form JSON.
-    """
-
-    model: str
-    scale: int
-    scheme: str
-    target: str
-    tile: tuple[int, int]
-    overlap: int
-    main_file: str
-    io: dict[str, IoVariant]
-    files: dict[str, FileEntry]
-    tool_versions: dict[str, str]
-    checkpoint_sha256: str
-    calibration_sha256: str | None = None
-    delegation: Delegation
-    notes: tuple[str, ...] = ()
-    weights_license: str = ""
-    weights_attribution: str = ""
-    measured: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("model", "scheme", "target", "main_file", "weights_license", "weights_attribution"):
-            _expect(isinstance(getattr(self, name), str), f"{name} must be text, got {getattr(self, name)!r}")
-        _expect(self.scale in (2, 3, 4), f"scale must be one of 2, 3, 4, got {self.scale!r}")
-        pair = len(self.tile) == 2 and all(_is_count(side) for side in self.tile)
-        _expect(pair, f"tile must be (height, width), got {self.tile!r}")
-        inside = isinstance(self.overlap, int) and 0 <= self.overlap < min(self.tile)
-        _expect(inside, f"overlap must be at least 0 and smaller than the tile, got {self.overlap!r}")
-        _expect(bool(self.files), "files must not be empty")
-        for name in self.files:
-            _expect(_is_plain(name), f"file names must be plain relative paths, got {name!r}")
-        for name in (self.main_file, *self.io):
-            held = name in self.files or any(other.startswith(f"{name}/") for other in self.files)
-            _expect(held, f"{name!r} must be among the files {', '.join(self.files)}")
-        _expect(self.main_file in self.io, f"io must describe the main file {self.main_file!r}")
-        for name in ("checkpoint_sha256", "calibration_sha256"):
-            value = getattr(self, name)
-            _expect(_is_sha256(value) or (value is None and name[1] == "a"), f"{name} must be 64 hex digits")
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the main model (a folder's files added up)."""
-        own = (self.main_file, f"{self.main_file}/")
-        return sum(entry.size_bytes for name, entry in self.files.items() if name == own[0] or name.startswith(own[1]))
-
-    @property
-    def name(self) -> str:
-        """The artifact's default folder name."""
-        return artifact_name(model=self.model, scale=self.scale, scheme=self.scheme, target=self.target, tile=self.tile)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict: the format's name, every field, and a digest over all of it."""
-        body: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **asdict(self)}, allow_nan=False))
-        return {**body, "sha256": _digest(body)}
-
-    @classmethod
-    def from_json(cls, data: Any) -> ArtifactMeta:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            ArtifactError: another format or version, unknown or missing fields, wrong types, or an altered text.
-        """
-        _expect(isinstance(data, dict), f"expected a JSON object, got {type(data).__name__}")
-        body = dict(data)
-        found = body.get("format")
-        _expect(found == FORMAT, f"expected format {FORMAT!r}, got {found!r}; use the release that wrote it")
-        stated = body.pop("sha256", None)
-        values = _known_fields(cls, {key: value for key, value in body.items() if key != "format"})
-        _expect(stated == _digest(body), "its text was altered after it was written (digest differs)")
-        try:
-            values["tile"], values["notes"] = tuple(values["tile"]), tuple(values.get("notes", ()))
-            values["io"] = {name: _io_variant(entry) for name, entry in values["io"].items()}
-            values["files"] = {name: FileEntry(**_known_fields(FileEntry, e)) for name, e in values["files"].items()}
-            values["delegation"] = Delegation(**_known_fields(Delegation, values["delegation"]))
-            return cls(**values)
-        except (TypeError, AttributeError) as error:
-            raise ArtifactError(f"a field has the wrong type ({error})") from None
+_LINE_LIMIT = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,11 +68,6 @@ class Artifact:
     def main_path(self) -> Path:
         """The model file (or package folder) that runners open."""
         return self.path / self.meta.main_file
-
-
-def artifact_name(*, model: str, scale: int, scheme: str, target: str, tile: tuple[int, int]) -> str:
-    """Default folder name, ``{model}_x{scale}_{scheme}_{target}_{height}x{width}``."""
-    return f"{model}_x{scale}_{scheme}_{target}_{tile[0]}x{tile[1]}"
 
 
 def fingerprint(folder: Path, names: Iterable[str]) -> dict[str, FileEntry]:
@@ -288,16 +142,18 @@ def load_artifact(path: Path) -> Artifact:
         ArtifactError: missing, unreadable, unknown fields or version, or a file that is missing, truncated or altered.
     """
     path = Path(path)
-    if not path.is_dir():
-        state = "a file" if path.exists() else "nothing"
-        raise ArtifactError(f"expected an artifact folder at {path}, got {state}; give the folder that export wrote")
-    meta = _read_meta(path / META_FILE)
-    for name, entry in meta.files.items():
-        _check_file(path / name, entry)
-    for folder in {name.split("/")[0] for name in meta.files if "/" in name}:
-        for file in (path / folder).rglob("*"):
-            if file.is_file() and file.relative_to(path).as_posix() not in meta.files:
-                raise ArtifactError(f"{file}: expected only the files that export wrote, got one more; remove it")
+    try:
+        if not path.is_dir():
+            state = "a file" if path.exists() else "nothing"
+            raise ArtifactError(
+                f"expected an artifact folder at {path}, got {state}; give the folder that export wrote"
+            )
+        meta = _read_meta(path / META_FILE)
+        for name, entry in meta.files.items():
+            _check_file(path / name, entry)
+        _check_nothing_else(path, meta)
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}; check names and permissions") from None
     return Artifact(path=path, meta=meta)
 
 
@@ -320,15 +176,40 @@ def _read_meta(path: Path) -> ArtifactMeta:
     if path.stat().st_size > _META_LIMIT_BYTES:
         raise ArtifactError(f"{path}: expected at most {_META_LIMIT_BYTES} bytes; {_EXPORT_AGAIN}")
     try:
-        return ArtifactMeta.from_json(json.loads(path.read_bytes()))
+        return ArtifactMeta.from_json(json.loads(path.read_bytes(), object_pairs_hook=_each_key_once))
     except (ValueError, RecursionError):
         raise ArtifactError(f"{path}: expected JSON, got a damaged file; {_EXPORT_AGAIN}") from None
     except EdgeSRError as error:
-        raise ArtifactError(f"{path}: {error}; {_EXPORT_AGAIN}") from None
+        raise ArtifactError(f"{path}: {_one_line(str(error))}; {_EXPORT_AGAIN}") from None
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON readers differ in which of two equal keys they believe, so such a text says two things at once."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ArtifactError("expected every key once, got one of them twice")
+    return found
+
+
+def _one_line(text: str) -> str:
+    """What a damaged file says, fit for a terminal: one line, no control characters, of bounded length."""
+    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return shown if len(shown) <= _LINE_LIMIT else f"{shown[:_LINE_LIMIT]}..."
 
 
 def _write_meta(path: Path, meta: ArtifactMeta) -> None:
     path.write_text(json.dumps(meta.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def _check_nothing_else(path: Path, meta: ArtifactMeta) -> None:
+    """A package folder holds what export wrote and nothing else, as runtimes read whatever lies in it."""
+    parents = {parent.as_posix() for name in meta.files for parent in PurePosixPath(name).parents}
+    for folder in {name.split("/")[0] for name in meta.files if "/" in name}:
+        for entry in (path / folder).rglob("*"):
+            name = entry.relative_to(path).as_posix()
+            known = name in parents if entry.is_dir() else name in meta.files
+            if not known:
+                raise ArtifactError(f"{entry}: expected only the files that export wrote, got one more; remove it")
 
 
 def _check_file(path: Path, entry: FileEntry) -> None:
@@ -341,47 +222,6 @@ def _check_file(path: Path, entry: FileEntry) -> None:
         raise ArtifactError(f"{path}: expected SHA-256 {entry.sha256[:12]}..., got an altered file; {_EXPORT_AGAIN}")
 
 
-def _io_variant(entry: Any) -> IoVariant:
-    sides = _known_fields(IoVariant, entry)
-    specs = {}
-    for side, spec in sides.items():
-        values = _known_fields(TensorSpec, spec)
-        values["shape"], values["value_range"] = tuple(values["shape"]), tuple(values["value_range"])
-        specs[side] = TensorSpec(**values)
-    return IoVariant(**specs)
-
-
-def _known_fields(kind: type, data: Any) -> dict[str, Any]:
-    _expect(isinstance(data, dict), f"{kind.__name__}: expected a JSON object, got {type(data).__name__}")
-    known = [entry.name for entry in fields(kind)]
-    for verb, names in (("unknown", set(data) - set(known)), ("missing", set(known) - set(data))):
-        _expect(not names, f"{kind.__name__}: {verb} field {', '.join(sorted(names))}")
-    return dict(data)
-
-
-def _digest(body: Mapping[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _file_sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _is_sha256(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_plain(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return bool(parts) and "\\" not in name and not name.startswith("/") and ".." not in parts and name != META_FILE
-
-
-def _expect(condition: bool, message: str) -> None:
-    if not condition:
-        raise ArtifactError(message)

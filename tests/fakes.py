@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from converters.artifact import ArtifactMeta, Delegation, IoVariant, TensorSpec, fingerprint, write_artifact
@@ -17,6 +18,7 @@ def fake_artifact(
     source.mkdir(exist_ok=True)
     (source / "model.bin").write_bytes(b"not a model")
     spec = TensorSpec(name="x", dtype="uint8", layout="NHWC", shape=(1, *FAKE_TILE, 3), value_range=(0, 255))
+    output = replace(spec, name="y", shape=(1, 4 * FAKE_TILE[0], 4 * FAKE_TILE[1], 3))
     meta = ArtifactMeta(
         model="idsa_net_mobile",
         scale=4,
@@ -25,7 +27,7 @@ def fake_artifact(
         tile=FAKE_TILE,
         overlap=4,
         main_file="model.bin",
-        io={"model.bin": IoVariant(input=spec, output=spec)},
+        io={"model.bin": IoVariant(input=spec, output=output)},
         files=fingerprint(source, ["model.bin"]),
         tool_versions={},
         checkpoint_sha256=checkpoint_sha256,
