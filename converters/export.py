@@ -13,6 +13,7 @@ from torch import nn
 
 from converters.artifact import Artifact, ArtifactMeta, artifact_name, fingerprint, refuse_existing, write_artifact
 from converters.lowering import LoweringJob
+from converters.self_test import record_self_test
 from converters.targets import get_target
 from edge_sr.errors import ConfigError
 
@@ -102,6 +103,7 @@ def export_artifact(
             weights_license=weights_license,
             weights_attribution=weights_attribution,
         )
+        meta = record_self_test(meta, work_dir)
         return write_artifact(path, meta=meta, source=work_dir, overwrite=overwrite)
 
 
