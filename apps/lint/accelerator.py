@@ -24,6 +24,7 @@ class Accelerator:
         unsupported: rule for a kind that is not in the table.
         advice: requirements that only cost speed; nothing falls back for them.
         graph_checks: of the whole model.
+        outside: ids of milder rules whose breach leaves an operator outside all the same.
         doubtful: ids of warnings that may make an operator fall back.
         partitions_used: how many partitions it runs at most by default; None for all.
         caveat: what this forecast assumes.
@@ -37,6 +38,7 @@ class Accelerator:
     unsupported: Rule
     advice: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
     graph_checks: tuple[GraphCheck, ...] = ()
+    outside: tuple[str, ...] = ()
     doubtful: tuple[str, ...] = ()
     partitions_used: int | None = None
     caveat: str

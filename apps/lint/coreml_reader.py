@@ -64,6 +64,8 @@ def _op(package: MilPackage, operation: Operation, index: int, known: dict[str, 
         Tensor(name=name, dtype=kind.dtype, shape=_open_zeros(kind.shape)) for name, kind in operation.outputs
     )
     options: dict[str, Any] = {key: package.constant(operation, key) for key in _READ}
+    ends = {*package.input_types, *package.output_names}
+    options["interface"] = bool(ends & {*names, *(name for name, _ in operation.outputs)})
     weight = _weight_shape(package, operation)
     groups = 1 if options["groups"] is None else int(options["groups"])
     depthwise = operation.kind == "conv" and groups > 1 and bool(weight) and weight[1] == 1

@@ -205,7 +205,7 @@ def _broken(op: Op, requirements: Sequence[Requirement]) -> list[tuple[Rule, str
 
 
 def _state(op: Op, rules: list[Rule], accelerator: Accelerator) -> str:
-    if any(rule.severity == ERROR for rule in rules):
+    if any(rule.severity == ERROR or rule.id in accelerator.outside for rule in rules):
         return OFF
     return UNSURE if any(rule.id in accelerator.doubtful for rule in rules) else ON
 

@@ -30,6 +30,14 @@ FLOAT32 = Rule(
     fix="export with scheme fp16, w8a8 or w8a8_mixed.",
     source="coreml-typed",
 )
+INTERFACE = Rule(
+    id="ane-float32-interface",
+    severity=NOTE,
+    confidence=DOCUMENTED,
+    why="pictures are scaled in float32 where the model begins and ends, and that runs on the CPU or the GPU.",
+    fix="nothing to do: Core ML converts pictures there in any case.",
+    source="coreml-typed",
+)
 RANK = Rule(
     id="ane-rank",
     severity=ERROR,
@@ -100,7 +108,11 @@ _REPORTED_BAD = ("gather", "gather_along_axis", "gather_nd", "lstm", "gru", "rnn
 
 
 def _float32(op: Op) -> str | None:
-    return "typed float32" if op.output.dtype == "float32" else None
+    return "typed float32" if op.output.dtype == "float32" and not op.options.get("interface") else None
+
+
+def _interface_float32(op: Op) -> str | None:
+    return "typed float32" if op.output.dtype == "float32" and op.options.get("interface") else None
 
 
 def _axes(op: Op) -> str | None:
@@ -142,10 +154,15 @@ NEURAL_ENGINE = Accelerator(
     title="Apple Neural Engine",
     format="coreml",
     table=TABLE,
-    everywhere=needs(RANK, checks.rank_at_most(5)) + needs(FLOAT32, _float32),
+    everywhere=(
+        *needs(RANK, checks.rank_at_most(5)),
+        *needs(FLOAT32, _float32),
+        *needs(INTERFACE, _interface_float32),
+    ),
     unsupported=UNKNOWN,
     advice=dict.fromkeys(_RUNS, needs(LAYOUT, _axes) + needs(ROWS, _rows) + needs(LARGE, _large)),
     graph_checks=(float_islands, transposes, _int8, _ranges),
+    outside=(INTERFACE.id,),
     doubtful=(UNKNOWN.id, GATHER.id, LARGE.id),
     caveat="Core ML decides when it loads the package; only a Mac or an iPhone can say what it chose",
 )
