@@ -31,7 +31,7 @@ _XNNPACK_HEADER = struct.Struct("<I4sHIIIQ")
 _NO_OFFSET = 2**64 - 1
 
 # Datatype of XNNPACK's schema -> how its constants are stored.
-_NUMPY_TYPES = {
+_NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "fp32": np.dtype("<f4"),
     "fp16": np.dtype("<f2"),
     "qint8": np.dtype("i1"),
@@ -122,7 +122,8 @@ def _read_xnnpack(payload: bytes, named: dict[str, bytes]) -> ComputeGraph:
     _, _, _, start, size, constants_start, _ = _XNNPACK_HEADER.unpack_from(payload)
     graph = _schema(_XNNPACK_SCHEMA).read(payload[start : start + size], "XNNGraph")
     buffers = [_constant_bytes(entry, payload[constants_start:], named) for entry in graph["constant_data"] or []]
-    values, index_of = [], {}
+    values: list[Value] = []
+    index_of: dict[int, int] = {}
     for entry in graph["xvalues"]:
         value, number = _value(entry["xvalue_union"], buffers)
         index_of[number] = len(values)

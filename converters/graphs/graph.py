@@ -47,7 +47,7 @@ class Quantization:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Value:
-    """A tensor of the graph. ``data`` is set for a constant, as stored; ``name`` says nothing about what is computed."""
+    """A tensor of the graph. ``data`` is a constant's content, as stored; ``name`` does not change what is computed."""
 
     name: str
     dtype: str

@@ -66,7 +66,7 @@ def _quantization(parameters: Any) -> Quantization | None:
 
 
 def _node(model: Model, graph: Graph, operator: Operator) -> Node:
-    attributes = {"version": int(model.operatorCodes[operator.opcodeIndex].version)}
+    attributes: dict[str, Any] = {"version": int(model.operatorCodes[operator.opcodeIndex].version)}
     for options in (operator.builtinOptions, getattr(operator, "builtinOptions2", None)):
         attributes |= {} if options is None else {name: _plain(value) for name, value in vars(options).items()}
     custom = operator.customOptions

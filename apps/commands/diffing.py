@@ -1,0 +1,53 @@
+"""``edge-sr diff``: what changed between two artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apps.commands.options import Data, Json, Sets, save, working
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(help="Artifact folder, as export wrote it.", show_default=False)],
+    after: Annotated[Path, typer.Argument(help="The one to compare with it.", show_default=False)],
+    data: Data = None,
+    sets: Sets = None,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            "--images",
+            help="Run both on at most so many images of each set. Default: two sample photos, or all of --data.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    run: Annotated[bool, typer.Option("--run/--no-run", help="Whether to run the artifacts at all.")] = True,
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads of the runtimes.", min=1)] = 1,
+    json_file: Json = None,
+) -> None:
+    """Say what changed between two artifacts: fields, sizes, ops, scales, weights, and what comes out.
+
+    Exit status as of diff: 0 where both compute the same, 1 where they differ, 2 in trouble. "The same" is the same
+    graph with the same constants, interface, tile and overlap; names, versions, dates and licences do not count.
+    """
+    from apps.verification.artifact_diff import diff_artifacts
+    from apps.verification.artifact_diff_view import print_diff
+
+    with working(json_file) as progress:
+        result = diff_artifacts(
+            before,
+            after,
+            data=data,
+            sets=sets or None,
+            images=images,
+            outputs=run,
+            threads=threads,
+            progress=progress,
+        )
+    save("diff", result, json_file)
+    print_diff(result)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
