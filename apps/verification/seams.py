@@ -32,6 +32,7 @@ from torch import nn
 
 from apps.progress import Progress, quiet
 from apps.verification.accuracy import closing_runner
+from apps.verification.references import References
 from apps.verification.seam_certificate import SeamCertificate, SeamRow, WorstSeam
 from apps.verification.seam_probe import (
     CachingRunner,
@@ -45,10 +46,9 @@ from apps.verification.seam_probe import (
     seam_mask,
     synthetic_pictures,
 )
-from apps.weights import resolve_weights
 from converters.artifact import Artifact
 from converters.runners import accuracy_runtimes, open_runner
-from edge_sr.errors import CheckpointError, ConfigError
+from edge_sr.errors import ConfigError
 from edge_sr.reach import Reach, measure_reach
 from edge_sr.runner import Runner, TorchRunner
 from edge_sr.tiling import plan_tiles, upscale_image
@@ -74,6 +74,7 @@ def certify_seams(
     data: Path | None = None,
     sets: Sequence[str] | None = None,
     checkpoint: Path | None = None,
+    references: References | None = None,
     threads: int = 1,
     isolated: bool = True,
     runtime: str | None = None,
@@ -87,6 +88,7 @@ def certify_seams(
         artifact: as ``load_artifact`` gave it.
         data, sets: photos to look at besides the made-up pictures; default the sample photos.
         checkpoint: the one the artifact was made from; default the bundled one.
+        references: networks already loaded, in place of ``checkpoint``.
         threads: CPU threads of the runtime.
         isolated: run the artifact in a child process.
         runtime: what executes the artifact; default the first of ``accuracy_runtimes``.
@@ -101,7 +103,9 @@ def certify_seams(
     meta = artifact.meta
     if photos_per_set < 1:
         raise ConfigError(f"expected at least one photo per set, got {photos_per_set}")
-    network = network_behind(artifact, checkpoint=checkpoint, progress=progress)
+    if references is None:
+        references = References([] if checkpoint is None else [checkpoint], progress=progress)
+    network = references.network(meta)
     reach = reach_of(network)
     height, width = (2 * side for side in meta.tile)
     pictures = synthetic_pictures(height, width) + photo_pictures(
@@ -149,27 +153,6 @@ def certify_seams(
     wanted = {0, meta.overlap, probe.overlaps[-1], certificate.certified_overlap or 0}
     checked = _cross_check(network, probe, (pictures[0], pictures[2]), sorted(wanted), progress)
     return replace(certificate, cross_check=checked)
-
-
-def network_behind(artifact: Artifact, *, checkpoint: Path | None, progress: Progress = quiet) -> nn.Module:
-    """The network that an artifact was lowered from, in the artifact's own arithmetic.
-
-    Raises:
-        CheckpointError: the weights found are not those that the artifact records.
-    """
-    meta = artifact.meta
-    weights = resolve_weights(meta.model, meta.scale, meta.scheme, checkpoint=checkpoint, progress=progress)
-    if weights.checkpoint_sha256 != meta.checkpoint_sha256:
-        raise CheckpointError(
-            f"expected the checkpoint that {artifact.path.name} was made from ({meta.checkpoint_sha256[:12]}...), "
-            f"got {weights.checkpoint_sha256[:12]}..., name it with --checkpoint"
-        )
-    if weights.calibration_sha256 != meta.calibration_sha256:
-        raise CheckpointError(
-            f"expected the calibration images that {artifact.path.name} was made with, got others; "
-            "export it from a quantized checkpoint, or with the sample photos"
-        )
-    return weights.network
 
 
 def reach_of(network: nn.Module) -> Reach:

@@ -1,0 +1,94 @@
+"""The colour card for the eye: a table, and one sheet of all charts."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from apps.figures import Panel, compose_rows
+from apps.tables import console
+from apps.verification.chart_measures import ChartMeasure
+from apps.verification.colour_card import ChartPictures, ColourCard, broken_limits
+from apps.verification.seam_probe import level_difference
+
+Image = NDArray[np.uint8]
+
+_HEADS = (
+    *("chart", "shift R", "G", "B", "max diff", "clipped", "levels (float)", "run px (float)", "falls"),
+    *("ripple (float)", "spread (float)", "overshoot (float)", ""),
+)
+# A difference of one level must be seen on the sheet; above 16 levels it is as bright as can be.
+_AMPLIFICATION = 16
+_CHARTS_PER_ROW = 3
+
+
+def print_colour_card(card: ColourCard, *, out: Console | None = None) -> None:
+    """One row per chart, then what breaks a limit."""
+    out = console() if out is None else out
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=card.artifact)
+    for index, head in enumerate(_HEADS):
+        table.add_column(head, justify="left" if index in (0, len(_HEADS) - 1) else "right")
+    for measure in card.measures:
+        broken = broken_limits(measure, card.limits)
+        table.add_row(*_cells(measure), "[red]fails[/]" if broken else "ok")
+    out.print(table)
+    for line in card.failures:
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _cells(measure: ChartMeasure) -> list[str]:
+    reversals = measure.reversals_percent
+    return [
+        measure.name,
+        *(f"{shift:+.2f}" for shift in measure.shift_levels),
+        str(measure.max_difference_levels),
+        f"{measure.clipped_percent:.1f}%",
+        _beside(measure.distinct, measure.float_distinct),
+        _beside(measure.longest_run_px, measure.float_longest_run_px),
+        "" if reversals is None else f"{reversals:.1f}%",
+        _beside(measure.ripple_levels, measure.float_ripple_levels),
+        _beside(measure.spread_levels, measure.float_spread_levels),
+        _beside(measure.overshoot_levels, measure.float_overshoot_levels),
+    ]
+
+
+def _beside(own: int | None, other: int | None) -> str:
+    return "" if own is None else f"{own} ({other})"
+
+
+def colour_sheet(card: ColourCard, *, side: int = 112) -> Image:
+    """All charts on one sheet: each as it went in, from the float network, from the artifact, and their difference.
+
+    Args:
+        card: from :func:`apps.verification.colour_card.run_colour_card`.
+        side: pixels per picture.
+    Returns:
+        (H, W, 3) uint8. Differences are amplified 16 times.
+    """
+    groups = [_panels(pictures, side) for pictures in card.pictures]
+    rows = [
+        [panel for group in groups[start : start + _CHARTS_PER_ROW] for panel in group]
+        for start in range(0, len(groups), _CHARTS_PER_ROW)
+    ]
+    return compose_rows(rows, side=side)
+
+
+def _panels(pictures: ChartPictures, side: int) -> tuple[Panel, ...]:
+    difference = level_difference(pictures.own, pictures.reference)
+    amplified = np.minimum(difference.astype(np.uint16) * _AMPLIFICATION, 255).astype(np.uint8)
+    shown = (
+        (pictures.name, pictures.lr),
+        ("float", pictures.reference),
+        ("artifact", pictures.own),
+        (f"diff. x{_AMPLIFICATION}", amplified),
+    )
+    return tuple(Panel(label=label, image=_middle(image, side)) for label, image in shown)
+
+
+def _middle(image: Image, side: int) -> Image:
+    # Outputs are larger than their place on the sheet: the middle at full size, or every band would be smoothed away.
+    top, left = (max(size - side, 0) // 2 for size in image.shape[:2])
+    return np.ascontiguousarray(image[top : top + side, left : left + side])
