@@ -36,13 +36,14 @@ _BORDER = 16
 class ColourLimits:
     """What an artifact may add to the float network's own errors, in levels of 255 unless named otherwise.
 
-    Chosen between what int8 does when all is well (in parentheses: the bundled idsa_net_mobile at x4 in w8a8, trained for
-    it, then merely calibrated) and the smallest damage worth a name. Flats and ramps are judged strictly, since every network reproduces them; on 1-pixel patterns
-    two good networks differ by up to 255 levels in single pixels, so only their mean colour is judged.
+    Chosen between what int8 does when all is well (in parentheses: the bundled idsa_net_mobile at x4 in w8a8, trained
+    for it, then merely calibrated) and the smallest damage worth a name. Flats and ramps are judged strictly, since
+    every network reproduces them; on 1-pixel patterns two good networks differ by up to 255 levels in single pixels, so
+    only their mean colour is judged.
 
     Attributes:
-        smooth_shift_levels: mean difference of a channel to the float network on flats and ramps (0.3, 0.3). A tint is seen
-            from about one level on.
+        smooth_shift_levels: mean difference of a channel to the float network on flats and ramps (0.3, 0.3). A tint
+            is seen from about one level on.
         textured_shift_levels: the same on all other charts (2.4, 1.9).
         smooth_difference_levels: largest difference of any value on flats and ramps (2, 3).
         ripple_levels: how much less flat a flat may be (1, 2).

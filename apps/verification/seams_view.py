@@ -58,11 +58,11 @@ def print_seams(certificate: SeamCertificate, *, out: Console | None = None) -> 
 
 def _statements(certificate: SeamCertificate) -> list[str]:
     exact = "the whole image's" if certificate.reference_exact else "the best this tile allows, not the whole image's"
-    lines = [
-        certificate.verdict,
+    reference = (
         f"reference: overlap {certificate.reference_overlap}, {exact}; through a shifted grid it differs by at most "
-        f"{certificate.disagreement_levels} levels",
-    ]
+        f"{certificate.disagreement_levels} levels"
+    )
+    lines = [certificate.verdict, reference]
     beyond = certificate.reach.beyond(certificate.overlap)
     if beyond:
         shown = ", ".join(beyond[:4]) + (f" and {len(beyond) - 4} more" if len(beyond) > 4 else "")
