@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands import linting, looking, making, measuring, planning, training
+from apps.commands import diffing, linting, looking, making, measuring, planning, training
 from apps.commands.options import examples
 from apps.machine import package_version
 from edge_sr import __version__
@@ -95,6 +95,13 @@ app.command(
         "edge-sr lint out/artifacts/* --for xnnpack --for ane --fail-on error --figure lint.png",
     )
 )(linting.lint)
+app.command(
+    epilog=examples(
+        "edge-sr diff out/old/idsa_net_mobile_x4_w8a8_tflite_128x128 out/new/idsa_net_mobile_x4_w8a8_tflite_128x128",
+        f"edge-sr diff {_ARTIFACT} out/artifacts/idsa_net_mobile_x4_w8a8_executorch_128x128 --images 1",
+        f"edge-sr diff {_ARTIFACT} out/mine/model_w8a8 --data ../shared/data/benchmarks --set Set5 --json diff.json",
+    )
+)(diffing.diff)
 app.command(epilog=examples("edge-sr models", "edge-sr models --json models.json"))(looking.models)
 app.command(epilog=examples("edge-sr doctor", "edge-sr doctor --quick"))(looking.doctor)
 
