@@ -1,0 +1,108 @@
+"""The waterfall as a table, a chart, and pictures of the worst tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from apps.figures import Panel, compose_rows, png_bytes, waterfall_chart
+from apps.formatting import format_db, format_drop
+from apps.tables import console, say
+from apps.verification.waterfall import WaterfallReport, WaterfallRow
+from apps.verification.worst_tile import WorstTile
+from edge_sr.evaluation import SetScore
+
+Image = NDArray[np.uint8]
+
+# Quantization moves pixels by one to three levels; this makes them visible and clips at 16.
+AMPLIFICATION = 16
+
+
+def print_waterfall(report: WaterfallReport) -> None:
+    """One line per artifact and set: the four scores, the drop and its parts, the culprit, the worst image and tile."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    heads = ("artifact", "set", "float, whole", "float, tiled", "fake-quant", "artifact", "drop")
+    heads += ("= tiling", "+ quant.", "+ conv.", "culprit", "loses most", "lowest", "worst tile")
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="right" if head != "culprit" and 2 <= index <= 9 else "left", overflow="fold")
+    for row in report.rows:
+        table.add_row(*(escape(cell) for cell in _cells(row)))
+    console().print(table)
+    for line in dict.fromkeys(f"{row.label}: {reason}" for row in report.rows for reason in row.reasons):
+        say(line)
+
+
+def _cells(row: WaterfallRow) -> list[str]:
+    scores = (row.float_whole, row.float_tiled, row.fake_quant, row.artifact)
+    drops = (row.drop_db, row.tiling_drop_db, row.quantization_drop_db, row.conversion_drop_db)
+    most, lowest, worst = row.largest_drop, row.lowest, row.worst_tile
+    return [
+        row.label,
+        row.set_name,
+        *(format_db(_psnr(score)) for score in scores),
+        *(format_drop(drop) for drop in drops),
+        row.culprit or "–",
+        "–" if most is None else f"{most.name} ({most.drop_db:+.3f})",
+        "–" if lowest is None else f"{lowest.name} ({lowest.psnr_y_db:.2f})",
+        "–" if worst is None else f"{worst.image} at {worst.top},{worst.left} ({worst.drop_db:+.3f})",
+    ]
+
+
+def draw_waterfall(row: WaterfallRow) -> bytes | None:
+    """The row's steps as a chart, PNG; None where a score is missing."""
+    tiling, conversion = row.tiling_drop_db, row.conversion_drop_db
+    if row.float_whole is None or tiling is None or conversion is None:
+        return None
+    steps = [("tiling", tiling)]
+    if row.quantization_drop_db is not None:
+        steps.append(("quantization", row.quantization_drop_db))
+    steps.append(("conversion", conversion))
+    return waterfall_chart(
+        steps, start_label="float,\nwhole images", start_db=row.float_whole.psnr_y_db, end_label=row.target
+    )
+
+
+def draw_worst_tiles(rows: Sequence[WaterfallRow], *, side: int = 256) -> bytes | None:
+    """One line of pictures per row: LR (enlarged by whole pixels), HR, float, artifact, amplified difference; PNG.
+
+    Args:
+        rows: those without a worst tile are left out.
+        side: of each picture, in pixels.
+    Returns:
+        None where no row has one.
+    """
+    lines = [_panels(row.worst_tile, row.label) for row in rows if row.worst_tile is not None]
+    return png_bytes(compose_rows(lines, side=side)) if lines else None
+
+
+def amplified_difference(first: Image, second: Image, factor: int = AMPLIFICATION) -> Image:
+    """``second`` less ``first``, times ``factor``, around middle grey: (H, W, 3) uint8, clipped."""
+    difference = (second.astype(np.int32) - first.astype(np.int32)) * factor + 128
+    return np.clip(difference, 0, 255).astype(np.uint8)
+
+
+def _panels(worst: WorstTile, label: str) -> list[Panel]:
+    return [
+        Panel(
+            label=f"LR, {worst.image}",
+            note=f"at {worst.top},{worst.left}, {worst.height}x{worst.width}",
+            image=worst.lr,
+        ),
+        Panel(label="HR", note=worst.set_name, image=worst.hr),
+        Panel(label="float", note=f"{worst.float_psnr_y_db:.2f} dB", image=worst.float_sr),
+        Panel(label="artifact", note=f"{worst.artifact_psnr_y_db:.2f} dB, {label[-30:]}", image=worst.artifact_sr),
+        Panel(
+            label=f"difference x{AMPLIFICATION}",
+            note=f"up to {worst.max_levels} levels",
+            image=amplified_difference(worst.float_sr, worst.artifact_sr),
+        ),
+    ]
+
+
+def _psnr(score: SetScore | None) -> float | None:
+    return None if score is None else score.psnr_y_db
