@@ -24,7 +24,7 @@ LAYOUTS = ("NHWC", "NCHW", "image")
 # Larger than any tile that export makes; a promise of more memory than machines have must not get as far as a runtime.
 MAX_TILE_SIDE = 4096
 # Fields that artifacts of earlier releases lack, and that are left out where they say nothing.
-_OPTIONAL = frozenset({"self_test"})
+_OPTIONAL = frozenset({"self_test", "canonical_sha256"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +159,7 @@ class ArtifactMeta:
         delegation: what the accelerated backend takes of ``main_file``.
         notes: lines a reader of the report should see (float islands, say).
         weights_license, weights_attribution: terms under which the weights may be passed on.
+        canonical_sha256: of what the main file computes, names and metadata aside; None where it was not looked into.
         self_test: what the artifact made of a fixed tile at export; None where nothing could run it then.
         measured: results written by verification, by name; free-form JSON.
     """
@@ -179,6 +180,7 @@ class ArtifactMeta:
     notes: tuple[str, ...] = ()
     weights_license: str = ""
     weights_attribution: str = ""
+    canonical_sha256: str | None = None
     self_test: SelfTest | None = None
     measured: dict[str, Any] = field(default_factory=dict)
 
@@ -201,7 +203,7 @@ class ArtifactMeta:
         versions = isinstance(self.tool_versions, dict) and all(map(_is_text, self.tool_versions.values()))
         _expect(versions, f"tool_versions must map packages to versions, got {self.tool_versions!r}")
         _expect(isinstance(self.measured, dict), f"measured must be an object, got {self.measured!r}")
-        for name in ("checkpoint_sha256", "calibration_sha256"):
+        for name in ("checkpoint_sha256", "calibration_sha256", "canonical_sha256"):
             value = getattr(self, name)
             _expect(_is_sha256(value) or (value is None and name[1] == "a"), f"{name} must be 64 hex digits")
 

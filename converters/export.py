@@ -102,6 +102,7 @@ def export_artifact(
             measured=dict(measured or {}),
             weights_license=weights_license,
             weights_attribution=weights_attribution,
+            canonical_sha256=lowered.canonical_sha256,
         )
         meta = record_self_test(meta, work_dir)
         return write_artifact(path, meta=meta, source=work_dir, overwrite=overwrite)

@@ -50,6 +50,7 @@ class Lowered:
         delegation: what the accelerated backend takes of ``main_file``.
         tool_versions: package -> version that made the files.
         notes: lines a reader of the report should see.
+        canonical_sha256: of what ``main_file`` computes (:mod:`converters.graphs`); None where it cannot be looked into.
     """
 
     main_file: str
@@ -58,3 +59,4 @@ class Lowered:
     delegation: Delegation
     tool_versions: dict[str, str]
     notes: tuple[str, ...] = field(default=())
+    canonical_sha256: str | None = None

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from converters.artifact import Delegation, IoVariant, TensorSpec
 from converters.coreml_package import write_package
 from converters.coreml_toolchain import import_coremltools, quiet_conversion
+from converters.graphs import file_canonical_sha256
 from converters.inspect_coreml import CoreMLInspection, inspect_package, require_int8_convolutions
 from converters.lowering import Lowered, LoweringJob
 from edge_sr.errors import ConversionError, UnsupportedScheme
@@ -93,6 +94,7 @@ def lower(job: LoweringJob, *, deployment_target: str = "iOS17") -> Lowered:
         delegation=Delegation(delegates=None, note=DECIDED_ON_DEVICE),
         tool_versions={"coremltools": coremltools.__version__, "torch": metadata.version("torch")},
         notes=_notes(inspection, deployment_target),
+        canonical_sha256=file_canonical_sha256(job.work_dir / MAIN_FILE, "coreml"),
     )
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from converters.artifact import Delegation, IoVariant, TensorSpec
+from converters.graphs import file_canonical_sha256
 from converters.lowering import Lowered, LoweringJob
 from edge_sr.errors import ConversionError, EdgeSRError, MissingToolError
 from quantization.qdq import to_qdq
@@ -64,6 +65,7 @@ def lower(job: LoweringJob) -> Lowered:
         io={MAIN_FILE: _describe_io(job)},
         delegation=delegation,
         tool_versions={"executorch": metadata.version("executorch")},
+        canonical_sha256=file_canonical_sha256(Path(job.work_dir) / MAIN_FILE, "executorch"),
     )
 
 

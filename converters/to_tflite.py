@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from converters.artifact import IoVariant, TensorSpec
+from converters.graphs import file_canonical_sha256
 from converters.inspect_tflite import TFLiteSummary, delegation_of, inspect_tflite
 from converters.lowering import Lowered, LoweringJob
 from converters.quiet import quiet_native
@@ -79,6 +80,7 @@ def lower(job: LoweringJob) -> Lowered:
         delegation=delegation_of(main),
         tool_versions=versions,
         notes=notes,
+        canonical_sha256=file_canonical_sha256(main, "tflite"),
     )
 
 

@@ -9,7 +9,7 @@ from converters.graphs.coreml_reader import read_coreml
 from converters.graphs.executorch_reader import read_executorch
 from converters.graphs.graph import ComputeGraph, canonical_sha256
 from converters.graphs.tflite_reader import read_tflite
-from edge_sr.errors import ConfigError
+from edge_sr.errors import ArtifactError, ConfigError
 
 READERS: dict[str, Callable[[Path], ComputeGraph]] = {
     "tflite": read_tflite,
@@ -31,6 +31,15 @@ def read_graph(path: Path, target: str) -> ComputeGraph:
     return READERS[target](path)
 
 
-def file_canonical_sha256(path: Path, target: str) -> str:
-    """:func:`converters.graphs.graph.canonical_sha256` of a model file; errors as for :func:`read_graph`."""
-    return canonical_sha256(read_graph(path, target), target=target)
+def file_canonical_sha256(path: Path, target: str) -> str | None:
+    """:func:`converters.graphs.graph.canonical_sha256` of a model file that was just written.
+
+    Returns:
+        None where the file holds what the readers do not look into (an ExecuTorch program in several pieces, say).
+    Raises:
+        ConfigError, MissingToolError: as for :func:`read_graph`.
+    """
+    try:
+        return canonical_sha256(read_graph(path, target), target=target)
+    except ArtifactError:
+        return None
