@@ -7,7 +7,10 @@ would read and not what the converter remembers. A program's operations are in e
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import struct
+import sys
+import types
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,8 @@ _BLOB_TYPES: dict[str, int] = {
     "UINT32": 15,
 }
 UNKNOWN_SIZE = -1
+# Name under which coremltools' protobuf classes are imported on their own.
+_PROTOBUFS = "coremltools_protobufs"
 # weight.bin: a 64-byte header, then for each blob 64 bytes (mark, type, size, position of the data) and its data.
 _BLOB_MARK = 0xDEADBEEF
 _BLOB_HEADER = struct.Struct("<IIQQ")
@@ -224,14 +229,33 @@ def _parse_program(path: Path) -> Any:
     program = path / PROGRAM
     if not program.is_file():
         raise ArtifactError(f"expected a Core ML package with {PROGRAM}, got {path}: export it again")
-    import_coremltools()
+    spec = _protobufs("Model_pb2").Model()
     protobuf_error = importlib.import_module("google.protobuf.message").DecodeError
-    spec = importlib.import_module("coremltools.proto.Model_pb2").Model()
     try:
         spec.ParseFromString(program.read_bytes())
     except protobuf_error as error:
         raise ArtifactError(f"expected a Core ML protobuf, got a damaged {program}: export it again") from error
     return spec
+
+
+def _protobufs(module: str) -> Any:
+    """A module of ``coremltools.proto``, without the rest of coremltools.
+
+    Importing coremltools 9.0 imports torchao, executorch and torch's compilers where they are installed: 7 CPU seconds
+    and 300 MB for every process that only reads a file. Its protobuf classes need nothing of it, and a process that
+    imports coremltools afterwards gets the same classes.
+    """
+    if "coremltools" in sys.modules:
+        return importlib.import_module(f"{import_coremltools().__name__}.proto.{module}")
+    if _PROTOBUFS not in sys.modules:
+        found = importlib.util.find_spec("coremltools")
+        if found is None or not found.submodule_search_locations:
+            import_coremltools()  # says what is missing
+            raise ArtifactError("expected coremltools to be a package, got a module: install coremltools==9.0")
+        package = types.ModuleType(_PROTOBUFS)
+        package.__path__ = [str(Path(folder) / "proto") for folder in found.submodule_search_locations]
+        sys.modules[_PROTOBUFS] = package
+    return importlib.import_module(f"{_PROTOBUFS}.{module}")
 
 
 def _operation(proto: Any) -> Operation:
@@ -261,7 +285,7 @@ def tensor_type(proto: Any) -> TensorType:
     if kind != "tensorType":
         return TensorType(dtype=(kind or "unknown").removesuffix("Type"), shape=())
     tensor = proto.tensorType
-    data_type = importlib.import_module("coremltools.proto.MIL_pb2").DataType
+    data_type = _protobufs("MIL_pb2").DataType
     return TensorType(
         dtype=data_type.Name(tensor.dataType).lower(),
         shape=tuple(
