@@ -159,7 +159,7 @@ class ArtifactMeta:
         delegation: what the accelerated backend takes of ``main_file``.
         notes: lines a reader of the report should see (float islands, say).
         weights_license, weights_attribution: terms under which the weights may be passed on.
-        canonical_sha256: of what the main file computes, names and metadata aside; None where it was not looked into.
+        canonical_sha256: of what the main file computes, names and metadata aside; None: not looked into.
         self_test: what the artifact made of a fixed tile at export; None where nothing could run it then.
         measured: results written by verification, by name; free-form JSON.
     """

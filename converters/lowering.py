@@ -50,7 +50,7 @@ class Lowered:
         delegation: what the accelerated backend takes of ``main_file``.
         tool_versions: package -> version that made the files.
         notes: lines a reader of the report should see.
-        canonical_sha256: of what ``main_file`` computes (:mod:`converters.graphs`); None where it cannot be looked into.
+        canonical_sha256: of what ``main_file`` computes; None where :mod:`converters.graphs` cannot look into it.
     """
 
     main_file: str
