@@ -1,0 +1,116 @@
+"""``edge-sr history`` and ``edge-sr compare``: measurements kept over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from apps.commands.options import Json, save, working
+from edge_sr.errors import ConfigError
+
+Content = TypeVar("Content")
+
+HistoryFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--history",
+        help="History file. Default: EDGE_SR_HISTORY, else history.sqlite3 in your data folder.",
+        show_default=False,
+        metavar="FILE",
+    ),
+]
+NoHistory = Annotated[bool, typer.Option("--no-history", help="Keep this measurement out of the history.")]
+Figure = Annotated[
+    Path | None, typer.Option("--figure", help="Also draw a chart into this PNG.", show_default=False, metavar="FILE")
+]
+
+
+def history(
+    history_file: HistoryFile = None,
+    artifact: Annotated[
+        str | None, typer.Option("--artifact", help="Folder name (* allowed) or first digits of the hash.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Network.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Part of the device's name, or its kind.")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="Day or UTC time, included.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Day or UTC time, included.")] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Write what fits as JSON lines to this file.", show_default=False)
+    ] = None,
+    add: Annotated[
+        Path | None, typer.Option("--import", help="First add the measurements of this JSON lines file.")
+    ] = None,
+    figure: Figure = None,
+    json_file: Json = None,
+) -> None:
+    """Show the measurements that profile and verify have kept, oldest first.
+
+    The file only ever grows; import skips what is there already, so two machines can exchange theirs.
+    """
+    from apps.history.history_view import history_chart, print_history
+    from apps.history.report import HistoryReport
+    from apps.history.store import Filter, export_lines, history_path, import_lines, read
+    from apps.tables import say
+
+    path = history_path(history_file)
+    wanted = Filter(artifact=artifact, model=model, device=device, since=since, until=until)
+    with working(json_file):
+        if add is not None:
+            new, known = import_lines(path, add)
+            say(f"{add}: {new} new, {known} already there")
+        report = HistoryReport(path=path, measurements=read(path, wanted))
+    save("history", report, json_file)
+    if export is not None:
+        say(f"{export}: {export_lines(path, export, wanted)} measurements")
+    draw(figure, history_chart, report.measurements)
+    print_history(report.measurements)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="Artifact folder, its name, its hash, a span of days, or NAME@SPAN.")],
+    b: Annotated[str, typer.Argument(help="The same; verdicts speak of this one.")],
+    history_file: HistoryFile = None,
+    device: Annotated[str | None, typer.Option("--device", help="Part of the device's name, or its kind.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Only this number of threads.", min=1)] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="Smallest difference that is called one, in percent.")
+    ] = 3.0,
+    fail_on_slower: Annotated[
+        bool, typer.Option("--fail-on-slower", help="Exit status 3 where B is slower anywhere.")
+    ] = False,
+    figure: Figure = None,
+    json_file: Json = None,
+) -> None:
+    """Compare two artifacts, two versions of one, or two spans of time, by device and threads.
+
+    Medians and their ratio come with 95% intervals; B is called slower or faster only where the whole interval says so.
+    """
+    from apps.history.compare import compare as compare_sides
+    from apps.history.history_view import compare_chart, print_compare
+    from apps.history.store import history_path
+
+    with working(json_file):
+        report = compare_sides(
+            a, b, history_path(history_file), device=device, threads=threads, tolerance_percent=tolerance
+        )
+    save("compare", report, json_file)
+    draw(figure, compare_chart, report)
+    print_compare(report)
+    if fail_on_slower and report.slower:
+        typer.echo(f"error: B is slower in {report.slower} of {len(report.latency)} comparisons", err=True)
+        raise typer.Exit(3)
+
+
+def draw(figure: Path | None, chart: Callable[[Content], bytes], content: Content) -> None:
+    """Write a chart where ``--figure`` asked for it."""
+    from edge_sr.atomic import atomic_path
+
+    if figure is None:
+        return
+    if figure.suffix.lower() != ".png":
+        raise ConfigError(f"--figure must name a .png file, got {figure}")
+    with atomic_path(figure) as temporary:
+        temporary.write_bytes(chart(content))

@@ -1,0 +1,1 @@
+"""Measurements kept over time, and comparisons that say how sure they are."""
