@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands import diffing, linting, looking, making, measuring, planning, training
+from apps.commands import diffing, history, linting, looking, making, measuring, planning, training
 from apps.commands.options import examples
 from apps.machine import package_version
 from edge_sr import __version__
@@ -102,6 +102,15 @@ app.command(
         f"edge-sr diff {_ARTIFACT} out/mine/model_w8a8 --data ../shared/data/benchmarks --set Set5 --json diff.json",
     )
 )(diffing.diff)
+app.command(
+    epilog=examples("edge-sr history", "edge-sr history --model idsa_net_mobile --device host --figure history.png")
+)(history.history)
+app.command(
+    epilog=examples(
+        "edge-sr compare out/artifacts/NAME_fp32_tflite_128x128 out/artifacts/NAME_w8a8_tflite_128x128 --threads 1",
+        "edge-sr compare 'NAME*@..2026-01-31' 'NAME*@2026-02-01..' --fail-on-slower --figure compare.png",
+    )
+)(history.compare)
 app.command(epilog=examples("edge-sr models", "edge-sr models --json models.json"))(looking.models)
 app.command(epilog=examples("edge-sr doctor", "edge-sr doctor --quick"))(looking.doctor)
 
