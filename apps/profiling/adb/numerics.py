@@ -80,7 +80,12 @@ def compare(output: Path, spec: TensorSpec, reference: tuple[Image | None, str])
         return DeviceNumerics(reason=str(error), agrees=False if isinstance(error, ValueError) else None)
     if image is None:
         return DeviceNumerics(reason=name)
-    difference = np.abs(device.astype(np.int16) - image.astype(np.int16))
+    return compare_pictures(device, image, name)
+
+
+def compare_pictures(device: Image, reference: Image, name: str) -> DeviceNumerics:
+    """Compare two pictures of one shape value by value; ``name`` says what the reference is."""
+    difference = np.abs(device.astype(np.int16) - reference.astype(np.int16))
     square = float(np.mean(difference.astype(np.float64) ** 2))
     psnr_db = math.inf if square == 0 else 10.0 * math.log10(255.0**2 / square)
     return DeviceNumerics(

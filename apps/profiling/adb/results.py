@@ -123,8 +123,10 @@ class DelegationSeen:
         if self.nodes is not None and self.delegated_nodes is not None:
             left = self.nodes - self.delegated_nodes
             if left > 0:
-                parts = "" if self.partitions is None else f", {self.partitions} partitions"
-                return f"{left} of {self.nodes} nodes run outside of {self.delegate} ({self.delegated_nodes} inside{parts})"
+                inside = f"{self.delegated_nodes} inside"
+                if self.partitions is not None:
+                    inside += f", {self.partitions} partitions"
+                return f"{left} of {self.nodes} nodes run outside of {self.delegate} ({inside})"
         if self.whole is False and self.delegated_nodes == 0:
             return f"nothing runs in {self.delegate}: all of it fell back"
         if self.whole is False:
@@ -152,6 +154,9 @@ class DeviceNumerics:
 
     def to_json(self) -> dict[str, Any]:
         return plain(asdict(self))  # type: ignore[no-any-return]
+
+
+NOT_RUN = DeviceNumerics(reason="not run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +198,7 @@ class AdbRow:
     tool: Tool | None = None
     timing: SampledTiming | PrintedStatistics | None = None
     delegation: DelegationSeen | None = None
-    numerics: DeviceNumerics = DeviceNumerics(reason="not run")
+    numerics: DeviceNumerics = NOT_RUN
     before: DeviceState | None = None
     after: DeviceState | None = None
     cool_down: CoolDown | None = None
