@@ -131,6 +131,7 @@ def _never_exact(network: nn.Module, tile: tuple[int, int], layers: Sequence[str
     wanted = INVISIBLE_LEVELS if best <= INVISIBLE_LEVELS else best + 1
     index = next(index for index, (_, levels) in enumerate(tried) if levels <= wanted)
     overlap, levels = tried[index]
+    seeing = f"{len(layers)} layers see" if len(layers) > 1 else f"{len(layers)} layer sees"
     seam = "" if levels <= INVISIBLE_LEVELS else f"; at overlap {overlap} seams differ by up to {levels} levels"
     return OverlapChoice(
         overlap=overlap,
@@ -140,7 +141,7 @@ def _never_exact(network: nn.Module, tile: tuple[int, int], layers: Sequence[str
         smaller_max_levels=tried[index - 1][1] if index else None,
         exact_overlap=None,
         pictures=trial.names,
-        note=f"no overlap makes tiles equal the whole image: {len(layers)} layers see the whole tile{seam}",
+        note=f"no overlap makes tiles equal the whole image: {seeing} the whole tile{seam}",
     )
 
 

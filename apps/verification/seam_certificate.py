@@ -144,7 +144,12 @@ class SeamCertificate:
         """One line: what is certain about this artifact's tiles."""
         exact = self.reach.exact_overlap
         if exact is None:
-            return f"never exact: {_listed(self.reach.whole_input or self.reach.phased)} see the whole tile"
+            own = self.own_row.seam_max_levels
+            layers = _listed(self.reach.whole_input or self.reach.phased)
+            return (
+                f"never exact, for the view depends on the tile in {layers}; at overlap {self.overlap} seams are "
+                f"within {own} levels of tiles that overlap by {self.reference_overlap}"
+            )
         line = f"overlap {exact} is exact: a result reaches {self.reach.reach_px} pixels"
         certified = self.certified_overlap
         return line if certified is None else f"{line}; from {certified} on no seam shows"
