@@ -20,6 +20,7 @@ from apps.profiling.adb.harness import profile_over_adb
 from apps.profiling.adb.numerics import sample_tile
 from apps.profiling.adb.planning import AdbOptions
 from apps.profiling.adb.results import AdbReport, PrintedStatistics, SampledTiming
+from apps.profiling.adb_view import print_adb
 from edge_sr.errors import ConfigError, RunnerError
 from fakes import FAKE_TILE, fake_artifact
 
@@ -95,8 +96,14 @@ def test_threads_beyond_the_fastest_cluster_are_pinned_to_the_next_one_too(phone
     assert [row.taskset_mask for row in report.rows] == ["80", "f0"]
 
 
-def test_the_daemon_on_this_machine_is_called_an_emulator(phone: Rig, tflite: Path) -> None:
-    report = measure(phone, tflite)
+def test_the_daemon_on_this_machine_is_called_an_emulator(
+    phone: Rig, tflite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = measure(phone, tflite, options=AdbOptions(pinning=(True,)))
+    print_adb(report)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"device: emulator (no Android system there), calling itself Maker Phone 9 (serial {SERIAL})"
+    assert any("mask 80" in line and "20.08" in line and "33.2 → 33.2" in line for line in lines)
     assert report.device.kind == "emulator"
     assert report.device.title.startswith("emulator (no Android system there)")
     assert report.to_json()["device_info"]["kind"] == "emulator"

@@ -256,8 +256,8 @@ def test_a_device_that_tells_nothing_has_a_state_of_nones() -> None:
 
 
 def test_battery_temperature_stands_in_for_a_skin_sensor() -> None:
-    text = "@@battery\n  status: 3\n  level: 41\n  scale: 50\n  temperature: 318\n@@thermal\n@@low_power\n1\n@@cores\n@@end\n"
-    state = parse_state(text)
+    battery = "  status: 3\n  level: 41\n  scale: 50\n  temperature: 318\n"
+    state = parse_state(f"@@battery\n{battery}@@thermal\n@@low_power\n1\n@@cores\n@@end\n")
     assert state.warmth == ("battery", 31.8)
     assert (state.battery_percent, state.charging, state.low_power) == (82, False, True)
 

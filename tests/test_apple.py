@@ -16,6 +16,7 @@ from PIL import Image
 
 from apps.profiling import apple, apple_toolkit
 from apps.profiling.adb.numerics import sample_tile
+from apps.profiling.adb_view import print_apple
 from apps.profiling.apple import profile_on_apple
 from edge_sr.errors import ConfigError, MissingToolError, RunnerError
 from fakes import fake_artifact
@@ -158,8 +159,12 @@ def package(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("mac")
-def test_every_compute_unit_gets_its_samples_plan_and_comparison(package: Path) -> None:
+def test_every_compute_unit_gets_its_samples_plan_and_comparison(
+    package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = profile_on_apple([package], runs=5)
+    print_apple(report)
+    assert "Neural Engine 3 ops (90% of cost), CPU 1 ops (10% of cost)" in " ".join(capsys.readouterr().out.split())
     assert [row.compute_unit for row in report.rows] == ["ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE"]
     row = report.rows[0]
     assert row.timing is not None

@@ -42,7 +42,7 @@ def print_adb(report: AdbReport) -> None:
         )
     say(f"device: {report.device.title} (serial {report.device.serial})")
     console().print(table)
-    _say_once((row.label, (*row.notes, *_reasons(row.numerics))) for row in report.rows)
+    _say_once((row.label, (*row.notes, *_reasons(row.numerics))) for row in report.rows if row.timing is not None)
     if any(isinstance(row.timing, SampledTiming) for row in report.rows):
         say("spread: interquartile range of the samples, or ± standard deviation where the tool prints no samples")
     if report.interrupted:
@@ -70,7 +70,7 @@ def print_apple(report: AppleReport) -> None:
         )
     say(f"device: {report.device}, {report.os}")
     console().print(table)
-    _say_once((row.label, _reasons(row.numerics)) for row in report.rows)
+    _say_once((row.label, _reasons(row.numerics)) for row in report.rows if row.timing is not None)
 
 
 def describe_numerics(numerics: DeviceNumerics) -> str:

@@ -209,8 +209,6 @@ def state_notes(before: DeviceState, after: DeviceState, cooled: bool, limit_c: 
         notes.append(f"throttled while it ran (thermal status {after.thermal_status})")
     if before.low_power:
         notes.append("battery saver is on: it slows the processor")
-    if before.charging:
-        notes.append("charging: it warms the device")
     if before.battery_percent is not None and before.battery_percent < 20:
         notes.append(f"battery at {before.battery_percent}%: some devices slow down")
     return tuple(notes)

@@ -50,10 +50,11 @@ def picture(data: bytes, spec: TensorSpec) -> Image:
     if spec.layout == "NCHW":
         values = values.transpose(1, 2, 0)
     black, white = spec.value_range
-    levels = (values.astype(np.float64) - black) * (255.0 / (white - black))
+    # In float32, as the runners here do it: halves must round to the same side.
+    levels = (values.astype(np.float32) - np.float32(black)) * np.float32(255.0 / (white - black))
     if not np.isfinite(levels).all():
         raise ValueError("expected finite values in the output, got NaN or infinity")
-    image: Image = np.floor(np.clip(levels, 0, 255) + 0.5).astype(np.uint8)
+    image: Image = np.floor(np.clip(levels, 0, 255) + np.float32(0.5)).astype(np.uint8)
     return image
 
 
