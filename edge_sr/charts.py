@@ -23,7 +23,8 @@ SMALLEST_SIDE = 16
 SHALLOW_LEVELS = 32
 # The two greys of the edges: far enough from black and white for ringing to show instead of being clipped.
 EDGE_GREYS = (64, 192)
-_SHALLOW_STARTS = {"dark": 8, "middle": 112, "bright": 216}
+_SHALLOW_STARTS = {"dark": 0, "middle": 112, "bright": 256 - SHALLOW_LEVELS}
+_BORDER = 16
 _FLATS = {
     "black": (0, 0, 0),
     "white": (255, 255, 255),
@@ -64,6 +65,14 @@ class Chart:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(f"kind of a chart must be one of {', '.join(KINDS)}, got {self.kind!r}")
+
+
+def chart_border(tile: tuple[int, int]) -> int:
+    """LR pixels at each side of a chart that are not to be judged: there a network looks past the tile.
+
+    Ramps rest at their end levels there, so that what is judged holds every level.
+    """
+    return min(_BORDER, min(tile) // 4)
 
 
 def make_charts(tile: tuple[int, int], scale: int) -> tuple[Chart, ...]:
@@ -126,17 +135,18 @@ def _climbing(
     first: float,
     last: float,
 ) -> Chart:
-    """A straight line from the first LR pixel's middle to the last one's, and the same line at the output's pixels."""
-    count = tile[axis]
-    slope = (last - first) / (count - 1)
-    fine = first + slope * ((np.arange(scale * count) + 0.5) / scale - 0.5)
-    coarse = np.floor(first + slope * np.arange(count) + 0.5)
+    """A straight line between the borders, from one LR pixel's middle to another's, and the same at output pixels."""
+    count, border = tile[axis], chart_border(tile)
+    slope = (last - first) / (count - 2 * border - 1)
+    at = (np.arange(scale * count) + 0.5) / scale - 0.5
+    fine = np.clip(first + slope * (at - border), first, last)
+    coarse = np.floor(np.clip(first + slope * (np.arange(count) - border), first, last) + 0.5)
     shape = (-1, 1) if axis == 0 else (1, -1)
     lr = np.zeros((*tile, 3), dtype=np.uint8)
     ideal = np.zeros((scale * tile[0], scale * tile[1], 3), dtype=np.float32)
     for channel in channels:
         lr[:, :, channel] = coarse.reshape(shape).astype(np.uint8)
-        ideal[:, :, channel] = np.clip(fine, 0, 255).reshape(shape)
+        ideal[:, :, channel] = fine.reshape(shape)
     return Chart(name=name, kind=kind, lr=lr, ideal=ideal, axis=axis, channels=channels, neutral=channels == (0, 1, 2))
 
 

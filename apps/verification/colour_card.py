@@ -16,20 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.progress import Progress, quiet
-from apps.verification.accuracy import closing_runner
 from apps.verification.chart_measures import ChartMeasure, measure_chart
 from apps.verification.references import References
+from apps.verification.scoring import closing_runner
 from converters.artifact import Artifact
 from converters.runners import accuracy_runtimes, open_runner
-from edge_sr.charts import Chart, make_charts
+from edge_sr.charts import Chart, chart_border, make_charts
 from edge_sr.errors import ConfigError
 from edge_sr.runner import TorchRunner
 
 Image = NDArray[np.uint8]
 
 SMOOTH_KINDS = ("flat", "ramp", "shallow")
-# LR pixels at each side of a tile that are not judged, where that leaves half of it: there both look past the tile.
-_BORDER = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +43,13 @@ class ColourLimits:
         smooth_shift_levels: mean difference of a channel to the float network on flats and ramps (0.3, 0.3). A tint
             is seen from about one level on.
         textured_shift_levels: the same on all other charts (2.4, 1.9).
-        smooth_difference_levels: largest difference of any value on flats and ramps (2, 3).
+        smooth_difference_levels: largest difference of any value on flats and ramps (2, 2).
         ripple_levels: how much less flat a flat may be (1, 2).
-        spread_levels: how much less neutral a grey on flats and ramps may be (2, 2).
-        distinct_share: levels along a ramp, as a share of the float network's (0.85, 0.87); six bits leave
-            a third.
-        longest_run_px: output pixels by which the longest stretch of one level may grow (2, 2).
-        reversals_percent: neighbours on a ramp that fall by two levels, percentage points more (0.4, 1.4).
+        spread_levels: how much less neutral a grey on flats and ramps may be (2, 3).
+        distinct_share: levels along a ramp, as a share of the float network's (0.82, 0.81); seven bits
+            leave half.
+        longest_run_px: output pixels by which the longest stretch of one level may grow (3, 2).
+        reversals_percent: neighbours on a ramp that fall by two levels, percentage points more (0.2, 2.0).
         clipped_percent: values on flats and ramps that end at 0 or 255 and should not (0, 0).
         overshoot_levels: how much further an edge may swing (0, 0).
     """
@@ -165,7 +163,7 @@ def run_colour_card(
         references = References([] if checkpoint is None else [checkpoint], progress=progress)
     reference = TorchRunner(references.float_network(meta), name="float", tile=meta.tile)
     charts = make_charts(meta.tile, meta.scale)
-    border = meta.scale * min(_BORDER, min(meta.tile) // 4)
+    border = meta.scale * chart_border(meta.tile)
     if runtime is None:
         runtime = accuracy_runtimes(meta.target)[0]
     measures: list[ChartMeasure] = []
