@@ -27,13 +27,14 @@ if TYPE_CHECKING:  # it imports torch, which a board that only runs artifacts ne
 Image = NDArray[np.uint8]
 
 PATTERN = 1
-# The samples fit into artifact.json (at most 6 KB) and fall on every position that a pixel shuffle has: the strides have no
-# factor in common with any scale.
+# The samples fit into artifact.json (at most 6 KB) and fall on every position that a pixel shuffle has: no stride has a
+# factor in common with a scale.
 _SAMPLES_PER_SIDE = 40
 _STRIDES = (1, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
-# One runtime on another processor rounds a value here and there to the next level; Core ML's engines and the evaluator
-# sum in other orders and keep half floats between.
-_MEAN_LEVELS, _MEAN_LEVELS_OTHER_RUNTIME = 0.5, 1.5
+# The same runtime on another processor rounds some values to the next level. Measured on the bundled w8a8 network: its
+# SIMD kernels against its plain ones differ by 0.36 levels in the mean, with 0.4% of the values off by more than 2.
+# Core ML's engines and the evaluator sum in other orders and keep half floats between.
+_MEAN_LEVELS, _MEAN_LEVELS_OTHER_RUNTIME = 0.75, 1.5
 _FAR_LEVELS, _FAR_LEVELS_OTHER_RUNTIME = 2, 6
 _FAR_PERCENT = 2.0
 # A picture that spans fewer levels than this, where the tile spans all, is no picture.
