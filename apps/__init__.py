@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from apps.report import write_report
     from apps.training import train_float, train_quantized
     from apps.upscale import upscale_photo
-    from apps.verification.accuracy import check_gate, verify_artifacts
+    from apps.verification.accuracy import verify_artifacts
+    from apps.verification.gate import enforce
 
 __all__ = [
-    "check_gate",
+    "enforce",
     "examine",
     "export_artifacts",
     "list_models",
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "check_gate": "apps.verification.accuracy",
+    "enforce": "apps.verification.gate",
     "examine": "apps.doctor",
     "export_artifacts": "apps.exporting",
     "list_models": "apps.catalogue",

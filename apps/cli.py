@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands import diffing, history, linting, looking, making, measuring, planning, training
+from apps.commands import diffing, history, linting, looking, making, measuring, planning, training, verifying
 from apps.commands.options import examples
 from apps.machine import package_version
 from edge_sr import __version__
@@ -55,9 +55,11 @@ app.command(
     epilog=examples(
         f"edge-sr verify {_ARTIFACT}",
         "edge-sr verify out/artifacts/* --data ../shared/data/benchmarks --set Set5 --set Set14 --max-drop 0.05",
+        "edge-sr verify out/artifacts/* --full --set Set5 --data ../shared/data/benchmarks --out out/verify",
+        "edge-sr verify out/artifacts/* --max-drop 0.05 --junit verify.xml --annotations github",
         "edge-sr verify out/mine/* --checkpoint runs/mine.safetensors --json verify.json",
     )
-)(measuring.verify)
+)(verifying.verify)
 app.command(
     epilog=examples(
         f"edge-sr profile {_ARTIFACT}",

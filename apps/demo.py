@@ -13,8 +13,10 @@ from apps.exporting import DEFAULT_TILE, ExportReport, export_artifacts
 from apps.profiling.host import profile_artifacts
 from apps.progress import Progress, quiet
 from apps.report import Showcase, SummaryRow, make_showcase, summarize, write_report
-from apps.results import ProfileReport, VerifyReport, VerifyRow, envelope, write_json
-from apps.verification.accuracy import closing_runner, verify_artifacts
+from apps.results import ProfileReport, envelope, write_json
+from apps.verification.accuracy import VerifyReport, verify_artifacts
+from apps.verification.rows import VerifyRow
+from apps.verification.scoring import closing_runner
 from apps.weights import resolve_weights
 from converters.artifact import load_artifact
 from converters.runners import open_runner
@@ -93,7 +95,14 @@ def run_demo(
     )
     if not export.paths:
         raise ConfigError(f"expected at least one artifact, got none: {export.failures[0].error}")
-    verify = verify_artifacts(export.paths, data=data, sets=sets, checkpoint=checkpoint, record=True, progress=progress)
+    verify = verify_artifacts(
+        export.paths,
+        data=data,
+        sets=sets,
+        checkpoints=() if checkpoint is None else (checkpoint,),
+        record=True,
+        progress=progress,
+    )
     profile = profile_artifacts(export.paths, threads=threads, runs=runs, max_seconds=max_seconds, progress=progress)
     html, json_path = out_dir / "report.html", out_dir / "report.json"
     write_report(

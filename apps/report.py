@@ -24,7 +24,9 @@ from apps.figures import (
 )
 from apps.formatting import format_ops
 from apps.pages import write_page
-from apps.results import NOISY_IQR_PERCENT, ProfileReport, Timing, VerifyReport, VerifyRow, plain
+from apps.results import NOISY_IQR_PERCENT, ProfileReport, Timing, plain
+from apps.verification.accuracy import VerifyReport
+from apps.verification.rows import VerifyRow
 from converters.coreml_evaluator import NOTE as EVALUATOR_NOTE
 from converters.targets import TARGETS
 from edge_sr.datasets import ImagePair

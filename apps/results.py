@@ -21,7 +21,6 @@ from apps.machine import describe_machine, package_versions
 from apps.profiling.certainty import is_settled, median_interval
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import ConfigError
-from edge_sr.evaluation import SetScore
 
 KIND_PREFIX = "edge-sr/"
 
@@ -33,97 +32,6 @@ class Result(Protocol):
     """Anything a step returns."""
 
     def to_json(self) -> dict[str, Any]: ...
-
-
-# ------------------------------------------------------------------------------------------------------------ verify
-@dataclass(frozen=True, kw_only=True)
-class VerifyRow:
-    """One artifact on one image set, beside the float network that it came from.
-
-    Three scores, each on the same images: ``float_whole`` (float network, whole images), ``float_tiled`` (float
-    network, through the artifact's tiles and overlap), ``artifact`` (the artifact's own file, executed by ``runtime``).
-    Their differences split the drop. ``artifact`` is None where the runtime could not run it, and ``reason`` says why;
-    no other number ever stands in for it. ``runtime`` is the target's own, or ``coreml_evaluator``.
-    """
-
-    artifact_path: Path
-    model: str
-    scheme: str
-    target: str
-    runtime: str
-    tile: tuple[int, int]
-    overlap: int
-    float_whole: SetScore
-    float_tiled: SetScore
-    artifact: SetScore | None
-    reason: str | None = None
-    failed: bool = False
-
-    @property
-    def label(self) -> str:
-        """The artifact's name, and the runtime where it is not the target's own."""
-        name = self.artifact_path.name
-        return name if self.runtime == self.target else f"{name} ({self.runtime})"
-
-    @property
-    def set_name(self) -> str:
-        return self.float_whole.set_name
-
-    @property
-    def tiling_drop_db(self) -> float:
-        """What running in tiles costs the float network; negative where tiles happen to score better."""
-        return _drop(self.float_whole.psnr_y_db, self.float_tiled.psnr_y_db)
-
-    @property
-    def quantization_drop_db(self) -> float | None:
-        """What the artifact's arithmetic costs, tiles being equal."""
-        return None if self.artifact is None else _drop(self.float_tiled.psnr_y_db, self.artifact.psnr_y_db)
-
-    @property
-    def drop_db(self) -> float | None:
-        """The whole drop: float network on whole images against the artifact in tiles."""
-        return None if self.artifact is None else _drop(self.float_whole.psnr_y_db, self.artifact.psnr_y_db)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "artifact_name": self.artifact_path.name,
-            "model": self.model,
-            "scheme": self.scheme,
-            "target": self.target,
-            "runtime": self.runtime,
-            "tile": list(self.tile),
-            "overlap": self.overlap,
-            "set": self.set_name,
-            "psnr_y_db": None if self.artifact is None else plain(self.artifact.psnr_y_db),
-            "ssim": None if self.artifact is None else plain(self.artifact.ssim),
-            "drop_db": plain(self.drop_db),
-            "tiling_drop_db": plain(self.tiling_drop_db),
-            "quantization_drop_db": plain(self.quantization_drop_db),
-            "reason": self.reason,
-            "failed": self.failed,
-            "float_whole": self.float_whole.to_json(),
-            "float_tiled": self.float_tiled.to_json(),
-            "artifact": None if self.artifact is None else self.artifact.to_json(),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyReport:
-    """All artifacts on all sets, and what the gate said.
-
-    ``gate_failures`` holds one line per broken promise; it is empty where no gate was asked for.
-    """
-
-    rows: tuple[VerifyRow, ...]
-    max_drop_db: float | None
-    gate_failures: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "max_drop_db": self.max_drop_db,
-            "gate_failures": list(self.gate_failures),
-            "rows": [row.to_json() for row in self.rows],
-        }
 
 
 # ----------------------------------------------------------------------------------------------------------- profile
@@ -317,11 +225,6 @@ def _is_ours(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and str(content.get("kind", "")).startswith(KIND_PREFIX)
-
-
-def _drop(before_db: float, after_db: float) -> float:
-    # Two perfect results (inf dB each) differ by nothing, where plain subtraction says NaN.
-    return 0.0 if before_db == after_db else before_db - after_db
 
 
 def _quantile(samples: Sequence[float], share: float) -> float:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from apps.doctor import DoctorReport
     from apps.exporting import ExportReport
     from apps.report import SummaryRow
-    from apps.results import ProfileReport, VerifyReport
+    from apps.results import ProfileReport
+    from apps.verification.accuracy import VerifyReport
 
 # Wide enough for every table here: a pipe or a log file has no width of its own.
 _FILE_WIDTH = 200

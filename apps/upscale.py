@@ -12,7 +12,7 @@ from typing import Any
 from apps.progress import Progress, quiet
 from apps.results import plain
 from apps.runnable import reason_not_runnable
-from apps.verification.accuracy import closing_runner
+from apps.verification.scoring import closing_runner
 from apps.weights import resolve_weights
 from converters.artifact import load_artifact
 from converters.runners import open_runner

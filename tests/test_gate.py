@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apps.results import VerifyRow
+from apps.verification.rows import VerifyRow
 from apps.verification.gate import (
     GateCheck,
     GateLimits,

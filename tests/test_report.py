@@ -24,16 +24,10 @@ from apps.figures import (
 )
 from apps.formatting import format_bytes, format_db, format_drop, format_ops, format_timing
 from apps.report import make_showcase, summarize, write_report
-from apps.results import (
-    ProfileReport,
-    ProfileRow,
-    Timing,
-    VerifyReport,
-    VerifyRow,
-    check_json_target,
-    plain,
-    write_json,
-)
+from apps.results import ProfileReport, ProfileRow, Timing, check_json_target, plain, write_json
+from apps.verification.accuracy import VerifyReport
+from apps.verification.gate import GateLimits
+from apps.verification.rows import VerifyRow
 from edge_sr.datasets import ImagePair
 from edge_sr.errors import ConfigError, ImageError, ShapeError
 from edge_sr.evaluation import ImageScore, SetScore
@@ -121,7 +115,7 @@ def measured() -> tuple[ExportReport, VerifyReport, ProfileReport]:
         )
     )
     rows = (_verified(INT8, "tflite", 30.0), _verified(COREML, "coreml", None))
-    verify = VerifyReport(rows=rows, max_drop_db=None, gate_failures=())
+    verify = VerifyReport(rows=rows, limits=GateLimits(), checks=())
     profile = ProfileReport(
         device="host",
         rows=(

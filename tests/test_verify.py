@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 import apps.verification.accuracy
-from apps.results import VerifyReport, VerifyRow
-from apps.verification.accuracy import check_gate, gate_failures, verify_artifacts
+from apps.verification.accuracy import verify_artifacts
+from apps.verification.gate import GateLimits
+from apps.verification.rows import VerifyRow
 from converters.artifact import (
     Artifact,
     load_artifact,
 )
 from edge_sr.checkpoints import load_checkpoint, save_checkpoint, sha256_file
-from edge_sr.errors import ArtifactError, CheckpointError, ConfigError, DataError, GateError, RunnerError
+from edge_sr.errors import ArtifactError, CheckpointError, DataError, RunnerError
 from edge_sr.evaluation import ImageScore, SetScore
 from edge_sr.images import write_image
 from edge_sr.metrics import psnr_y
@@ -69,12 +70,12 @@ class DarkerRunner:
 
 
 def _use_runner(monkeypatch: pytest.MonkeyPatch, runner: object) -> None:
-    def open_runner(artifact: Artifact, *, threads: int, isolated: bool, runtime: str) -> object:
+    def open_checked_runner(artifact: Artifact, *, threads: int, isolated: bool, runtime: str) -> object:
         if isinstance(runner, Exception):
             raise runner
         return runner
 
-    monkeypatch.setattr(apps.verification.accuracy, "open_runner", open_runner)
+    monkeypatch.setattr(apps.verification.accuracy, "open_checked_runner", open_checked_runner)
 
 
 def _score(psnr: float, name: str = "Set5") -> SetScore:
@@ -115,7 +116,7 @@ def test_artifact_equal_to_the_float_network_loses_nothing_to_quantization(
     tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _use_runner(monkeypatch, DarkerRunner(checkpoint, levels=0))
-    (row,) = verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoint=checkpoint).rows
+    (row,) = verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoints=[checkpoint]).rows
     assert row.quantization_drop_db == 0.0
     assert row.drop_db == row.tiling_drop_db
     # One tile holds the whole of the first image, so tiling cannot change it.
@@ -128,7 +129,7 @@ def test_scores_are_those_of_the_artifacts_own_output(
 ) -> None:
     runner = DarkerRunner(checkpoint, levels=40)
     _use_runner(monkeypatch, runner)
-    (row,) = verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoint=checkpoint).rows
+    (row,) = verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoints=[checkpoint]).rows
     assert row.artifact is not None
     from edge_sr.images import read_image
 
@@ -152,7 +153,7 @@ def test_float_network_runs_once_however_many_artifacts_share_it(
         if done == total:
             works.append(what)
 
-    verify_artifacts(paths, data=photos, checkpoint=checkpoint, progress=progress)
+    verify_artifacts(paths, data=photos, checkpoints=[checkpoint], progress=progress)
     assert len([what for what in works if what.startswith("float")]) == 2  # whole images, tiles
 
 
@@ -170,13 +171,15 @@ def test_core_ml_package_is_scored_by_the_evaluator_and_on_macos_by_core_ml_too(
 ) -> None:
     opened = []
 
-    def open_runner(artifact: Artifact, *, threads: int, isolated: bool, runtime: str) -> object:
+    def open_checked_runner(artifact: Artifact, *, threads: int, isolated: bool, runtime: str) -> object:
         opened.append(runtime)
         return DarkerRunner(checkpoint, levels=0)
 
     monkeypatch.setattr("converters.runners.sys.platform", system)
-    monkeypatch.setattr(apps.verification.accuracy, "open_runner", open_runner)
-    rows = verify_artifacts([_artifact(tmp_path, checkpoint, target="coreml")], data=photos, checkpoint=checkpoint).rows
+    monkeypatch.setattr(apps.verification.accuracy, "open_checked_runner", open_checked_runner)
+    rows = verify_artifacts(
+        [_artifact(tmp_path, checkpoint, target="coreml")], data=photos, checkpoints=[checkpoint]
+    ).rows
     assert [row.runtime for row in rows] == opened == runtimes
     assert rows[-1].label.endswith("(coreml_evaluator)")
 
@@ -185,7 +188,7 @@ def test_row_without_a_score_says_why_and_holds_no_number(
     tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _use_runner(monkeypatch, RunnerError("refused"))
-    (row,) = verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoint=checkpoint).rows
+    (row,) = verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoints=[checkpoint]).rows
     assert (row.artifact, row.drop_db, row.quantization_drop_db) == (None, None, None)
     saved = row.to_json()
     assert (saved["psnr_y_db"], saved["ssim"], saved["drop_db"]) == (None, None, None)
@@ -195,7 +198,9 @@ def test_runtime_that_refuses_costs_its_own_row_only(
     tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _use_runner(monkeypatch, RunnerError("refused"))
-    report = verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoint=checkpoint, max_drop_db=1.0)
+    report = verify_artifacts(
+        [_artifact(tmp_path, checkpoint)], data=photos, checkpoints=[checkpoint], limits=GateLimits(max_drop_db=1.0)
+    )
     (row,) = report.rows
     assert row.failed
     assert row.reason == "refused"
@@ -203,43 +208,12 @@ def test_runtime_that_refuses_costs_its_own_row_only(
     assert "refused" in report.gate_failures[0]
 
 
-# -------------------------------------------------------------------------------------------------------------- gate
-def test_gate_passes_a_drop_equal_to_the_limit() -> None:
-    assert gate_failures([_row(whole=30.0, artifact=29.75)], 0.25) == ()
-
-
-def test_gate_names_artifact_set_and_both_parts_of_the_drop() -> None:
-    (line,) = gate_failures([_row(whole=30.0, tiled=29.875, artifact=29.75)], 0.2)
-    for word in ("net_w8a8", "Set5", "0.2 dB", "0.250 dB", "+0.125"):
-        assert word in line
-
-
-def test_gate_fails_on_a_score_that_is_no_number() -> None:
-    assert len(gate_failures([_row(artifact=math.nan)], 1000.0)) == 1
-
-
-def test_gate_that_could_check_nothing_fails() -> None:
-    (line,) = gate_failures([_row(artifact=None)], 0.05)
-    assert "nothing to go by" in line
-
-
-def test_artifact_that_cannot_run_here_does_not_fail_the_others() -> None:
-    assert gate_failures([_row(artifact=None), _row()], 0.5) == ()
-
-
-def test_broken_gate_raises_its_first_line_and_exits_with_three() -> None:
-    report = VerifyReport(rows=(_row(),), max_drop_db=0.05, gate_failures=("first", "second"))
-    with pytest.raises(GateError, match="first") as caught:
-        check_gate(report)
-    assert caught.value.exit_code == 3
-
-
 # --------------------------------------------------------------------------------------------------------- bad input
 def test_float_artifact_of_another_checkpoint_is_refused(tmp_path: Path, checkpoint: Path, photos: Path) -> None:
     other = tmp_path / "other.safetensors"
     save_checkpoint(other, create_network("idsa_net_mobile", 4, channels=8, blocks=1, distilled=4), {"run": 2})
     with pytest.raises(CheckpointError, match="--checkpoint"):
-        verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoint=other)
+        verify_artifacts([_artifact(tmp_path, checkpoint)], data=photos, checkpoints=[other])
 
 
 def test_altered_artifact_is_refused_before_anything_runs(
@@ -250,18 +224,12 @@ def test_altered_artifact_is_refused_before_anything_runs(
     bad = _artifact(tmp_path, checkpoint, target="executorch")
     (bad / "model.bin").write_bytes(b"not a m0del")
     with pytest.raises(ArtifactError, match="altered"):
-        verify_artifacts([good, bad], data=photos, checkpoint=checkpoint)
-
-
-@pytest.mark.parametrize("limit", [math.nan, math.inf])
-def test_gate_without_a_finite_limit_is_refused(limit: float, tmp_path: Path, checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match="max drop"):
-        verify_artifacts([_artifact(tmp_path, checkpoint)], max_drop_db=limit, checkpoint=checkpoint)
+        verify_artifacts([good, bad], data=photos, checkpoints=[checkpoint])
 
 
 def test_missing_data_folder_is_named(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
-        verify_artifacts([_artifact(tmp_path, checkpoint)], data=tmp_path / "nowhere", checkpoint=checkpoint)
+        verify_artifacts([_artifact(tmp_path, checkpoint)], data=tmp_path / "nowhere", checkpoints=[checkpoint])
 
 
 # ------------------------------------------------------------------------------------------------------------- record
@@ -270,5 +238,5 @@ def test_recorded_scores_stand_in_the_artifact(
 ) -> None:
     _use_runner(monkeypatch, DarkerRunner(checkpoint, levels=2))
     path = _artifact(tmp_path, checkpoint)
-    (row,) = verify_artifacts([path], data=photos, checkpoint=checkpoint, record=True).rows
+    (row,) = verify_artifacts([path], data=photos, checkpoints=[checkpoint], record=True).rows
     assert load_artifact(path).meta.measured["verified"]["photos"]["drop_db"] == pytest.approx(row.drop_db)

@@ -1,58 +1,13 @@
-"""``edge-sr verify`` and ``edge-sr profile``: commands that measure artifacts."""
+"""``edge-sr profile``: how fast artifacts are."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from apps.commands.making import fail_on
-from apps.commands.options import Artifacts, Data, Json, Sets, save, working
-
-
-def verify(
-    artifacts: Artifacts,
-    data: Data = None,
-    sets: Sets = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--max-drop",
-            help="Gate: most dB an artifact may lose on any set against the float network on whole images. "
-            "Exit status 3 when it fails.",
-            show_default=False,
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option("--checkpoint", help="Float checkpoint to compare with. Default: bundled.", show_default=False),
-    ] = None,
-    threads: Annotated[int, typer.Option("--threads", help="CPU threads of the runtimes.", min=1)] = 1,
-    record: Annotated[bool, typer.Option("--record", help="Write the scores into each artifact.json.")] = False,
-    json_file: Json = None,
-) -> None:
-    """Score the artifacts themselves, and split what they lose into tiling and quantization."""
-    from apps.tables import print_verify
-    from apps.verification.accuracy import check_gate, verify_artifacts
-
-    with working(json_file) as progress:
-        report = verify_artifacts(
-            artifacts,
-            data=data,
-            sets=sets or None,
-            max_drop_db=max_drop,
-            checkpoint=checkpoint,
-            threads=threads,
-            record=record,
-            progress=progress,
-        )
-    save("verify", report, json_file)
-    for line in report.gate_failures:
-        typer.echo(f"gate: {line}")
-    print_verify(report)
-    check_gate(report)
-    fail_on(sorted({f"{row.label}: {row.reason}" for row in report.rows if row.failed}))
+from apps.commands.options import Artifacts, Json, save, working
 
 
 def profile(

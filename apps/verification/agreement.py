@@ -16,10 +16,10 @@ from torch import nn
 
 from apps.progress import Progress, quiet
 from apps.results import plain
-from apps.verification.accuracy import closing_runner
 from apps.verification.divergence import Divergence, find_divergence
 from apps.verification.references import References
-from apps.verification.sample_tiles import SampleTile, pick_tiles
+from apps.verification.sample_tiles import NOISE, SampleTile, pick_tiles
+from apps.verification.scoring import closing_runner
 from converters.artifact import Artifact, ArtifactMeta
 from converters.runners import accuracy_runtimes, open_runner
 from converters.targets import TARGETS
@@ -70,6 +70,7 @@ class Agreement:
         share_equal, share_over_1, share_over_2: shares of all channel values, 0..1.
         psnr_db: between the two, all channels, peak 255; ``inf`` where they are identical.
         worst_tile: index of the tile with the largest difference (then the largest mean).
+        max_levels_by_tile, mean_levels_by_tile: the same for each tile alone.
     """
 
     first: str
@@ -81,6 +82,8 @@ class Agreement:
     share_over_2: float
     psnr_db: float
     worst_tile: int
+    max_levels_by_tile: tuple[int, ...]
+    mean_levels_by_tile: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,8 @@ class AgreementMatrix:
     """All participants of one network, scheme and tile, and every pair of those that ran.
 
     ``divergences`` holds one entry per artifact that was more than :data:`ALLOWED_LEVELS` from anyone;
-    ``divergence_reasons`` says per artifact why the search gave none, where it failed.
+    ``divergence_reasons`` says of such an artifact without an entry why it has none: the search failed, or its pictures
+    are those of one that has.
     """
 
     model: str
@@ -110,6 +114,11 @@ class AgreementMatrix:
     def max_levels(self) -> int | None:
         """Of all pairs; None where there is no pair."""
         return max((pair.max_levels for pair in self.pairs), default=None)
+
+    def photo_max_levels(self, pair: Agreement) -> int:
+        """A pair's largest difference on tiles of photos, noise left out."""
+        own = zip(self.tiles, pair.max_levels_by_tile, strict=True)
+        return max((levels for tile, levels in own if tile.kind != NOISE), default=0)
 
     def pair(self, first: str, second: str) -> Agreement | None:
         """The pair of that name in either order, or None."""
@@ -196,13 +205,11 @@ def compare_results(first: Sequence[Image], second: Sequence[Image], names: tupl
         names: of the participants.
     """
     counts = np.zeros(256, dtype=np.int64)
-    worst, worst_key = 0, (-1, -1.0)
-    for index, (one, other) in enumerate(zip(first, second, strict=True)):
+    by_tile: list[tuple[int, float]] = []
+    for one, other in zip(first, second, strict=True):
         difference = np.abs(one.astype(np.int16) - other.astype(np.int16))
         counts += np.bincount(difference.ravel(), minlength=256)
-        key = (int(difference.max()), float(difference.mean()))
-        if key > worst_key:
-            worst, worst_key = index, key
+        by_tile.append((int(difference.max()), float(difference.mean())))
     total, levels = int(counts.sum()), np.arange(256)
     mse = float((counts * levels**2).sum()) / total
     return Agreement(
@@ -214,7 +221,9 @@ def compare_results(first: Sequence[Image], second: Sequence[Image], names: tupl
         share_over_1=float(counts[2:].sum()) / total,
         share_over_2=float(counts[3:].sum()) / total,
         psnr_db=math.inf if mse == 0 else 10 * math.log10(255**2 / mse),
-        worst_tile=worst,
+        worst_tile=by_tile.index(max(by_tile)),
+        max_levels_by_tile=tuple(largest for largest, _ in by_tile),
+        mean_levels_by_tile=tuple(mean for _, mean in by_tile),
     )
 
 
@@ -350,6 +359,10 @@ def _find_divergences(
         own = [pair for pair in pairs if candidate.name in (pair.first, pair.second)]
         if candidate.artifact is None or max((pair.max_levels for pair in own), default=0) <= ALLOWED_LEVELS:
             continue
+        twin = _explained_twin(candidate.name, own, [divergence.participant for divergence in found])
+        if twin is not None:
+            failed.append((candidate.name, f"the same pictures as {twin}, whose layers are given"))
+            continue
         worst = max(own, key=lambda pair: pair.max_levels).worst_tile
         try:
             found.append(
@@ -368,3 +381,9 @@ def _find_divergences(
         except EdgeSRError as error:
             failed.append((candidate.name, str(error)))
     return found, failed
+
+
+def _explained_twin(name: str, pairs: Sequence[Agreement], explained: Sequence[str]) -> str | None:
+    """Whose pictures are the same, bit by bit, among those that have an explanation."""
+    equal = {other for pair in pairs if pair.max_levels == 0 for other in (pair.first, pair.second)} - {name}
+    return next((other for other in explained if other in equal), None)

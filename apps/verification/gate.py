@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from apps.results import VerifyRow, plain
+from apps.results import plain
+from apps.verification.rows import VerifyRow
 from edge_sr.errors import ConfigError, GateError
 
 Status = Literal["passed", "failed", "skipped"]

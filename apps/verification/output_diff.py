@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from apps.progress import Progress, quiet
 from apps.results import plain
-from apps.verification.accuracy import closing_runner
+from apps.verification.scoring import closing_runner
 from converters.artifact import Artifact
 from converters.runners import accuracy_runtimes, open_runner
 from edge_sr.datasets import ImagePair, load_image_sets

@@ -7,14 +7,15 @@ network or none: a number next to an artifact's is never another network's.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
 from apps.progress import Progress, quiet
-from apps.results import VerifyRow
-from apps.verification.accuracy import score
+from apps.verification.rows import VerifyRow
+from apps.verification.scoring import score
 from apps.weights import resolve_weights
 from converters.artifact import ArtifactMeta
 from edge_sr.checkpoints import bundled_checkpoint, load_tensors, sha256_file
@@ -32,7 +33,8 @@ _ArtifactKey = tuple[Path, str, str]
 
 
 class References:
-    """Networks behind artifacts, and their scores.
+    """Networks behind artifacts, and their scores. Threads may share one: what one of them loads or scores, others wait
+    for.
 
     Args:
         checkpoints: files to look among, float and quantized ones in any order; those bundled are always looked at.
@@ -46,6 +48,7 @@ class References:
         self._given = tuple(Path(path) for path in checkpoints)
         self._calibration = calibration
         self._progress = progress
+        self._lock = threading.RLock()
         self._hashes: dict[Path, str] = {}
         self._networks: dict[_Subject, nn.Module] = {}
         self._scores: dict[tuple[object, ...], SetScore] = {}
@@ -161,12 +164,13 @@ class References:
         network = self.float_network(meta) if kind == "float" else self.network(meta)
         cut = (meta.tile, meta.overlap) if tiled else (None, 0)
         key = (id(network), image_set, cut)
-        if key not in self._scores:
-            tile, overlap = cut
-            how = "whole images" if tile is None else f"tiles {tile[0]}x{tile[1]}"
-            runner = TorchRunner(network, name=kind, tile=tile)
-            self._scores[key] = score(runner, image_set, f"{kind} network, {how}", overlap, self._progress)
-        return self._scores[key]
+        with self._lock:
+            if key not in self._scores:
+                tile, overlap = cut
+                how = "whole images" if tile is None else f"tiles {tile[0]}x{tile[1]}"
+                runner = TorchRunner(network, name=kind, tile=tile)
+                self._scores[key] = score(runner, image_set, f"{kind} network, {how}", overlap, self._progress)
+            return self._scores[key]
 
 
 def _short(sha256: str | None) -> str:

@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from apps.progress import Progress, quiet
-from apps.verification.accuracy import closing_runner
 from apps.verification.references import References
+from apps.verification.scoring import closing_runner
 from apps.verification.seam_certificate import SeamCertificate, SeamRow, WorstSeam
 from apps.verification.seam_probe import (
     CachingRunner,

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from apps.progress import Progress, quiet
-from apps.results import VerifyReport, plain
-from apps.verification.accuracy import closing_runner, score
+from apps.results import plain
+from apps.verification.accuracy import VerifyReport
 from apps.verification.references import References
+from apps.verification.scoring import closing_runner, score
 from apps.verification.worst_tile import WorstTile, find_worst_tile
 from converters.artifact import Artifact
 from converters.runners import accuracy_runtimes, open_runner

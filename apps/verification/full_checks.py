@@ -1,0 +1,98 @@
+"""What agreement, seams, colours and ARM numerics promise, as checks of the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from apps.verification.agreement import FAKE_QUANT, FLOAT, AgreementMatrix, Participant
+from apps.verification.arm import ArmCheck
+from apps.verification.colour_card import ColourCard
+from apps.verification.gate import GateCheck
+from apps.verification.seam_certificate import SeamCertificate
+
+# An artifact must score as the network in PyTorch does on the same tiles, whatever runtime it was made for.
+AGREEMENT_DB = 0.01
+
+
+def agreement_checks(matrices: Iterable[AgreementMatrix]) -> tuple[GateCheck, ...]:
+    """One check per artifact: its PSNR against ground truth is that of the network behind it, to 0.01 dB."""
+    return tuple(
+        _agreement_check(matrix, participant)
+        for matrix in matrices
+        for participant in matrix.participants
+        if participant.artifact_name is not None
+    )
+
+
+def _agreement_check(matrix: AgreementMatrix, participant: Participant) -> GateCheck:
+    reference = next((entry for entry in matrix.participants if entry.name in (FAKE_QUANT, FLOAT)), None)
+    name = participant.artifact_name or ""
+    title = f"agreement in {participant.runtime}"
+    if participant.psnr_y_db is None or reference is None or reference.psnr_y_db is None:
+        reason = participant.reason or "there is no network in PyTorch to compare with"
+        return GateCheck(name=title, artifact=name, status="skipped", message=reason)
+    off = abs(participant.psnr_y_db - reference.psnr_y_db)
+    pair = matrix.pair(reference.name, participant.name)
+    levels = "" if pair is None else f", at most {pair.max_levels} levels apart"
+    message = (
+        f"expected a PSNR within {AGREEMENT_DB:g} dB of the {reference.name} network's on the same tiles, "
+        f"got {off:.4f} dB{levels}"
+    )
+    found = next((entry for entry in matrix.divergences if entry.participant == participant.name), None)
+    if off > AGREEMENT_DB and found is not None:
+        message += f"; {found.sentence()}"
+    return GateCheck(
+        name=title,
+        artifact=name,
+        status="passed" if off <= AGREEMENT_DB else "failed",
+        message=message,
+        measured=off,
+        limit=AGREEMENT_DB,
+    )
+
+
+def seam_checks(certificates: Iterable[SeamCertificate]) -> tuple[GateCheck, ...]:
+    """One check per artifact: its own overlap shows no seam, where a larger one would not."""
+    return tuple(
+        GateCheck(
+            name="seams",
+            artifact=certificate.artifact,
+            status="failed" if certificate.failures else "passed",
+            message=certificate.failures[0] if certificate.failures else certificate.verdict,
+            measured=float(certificate.own_row.seam_max_levels),
+            limit=None,
+            unit="levels",
+        )
+        for certificate in certificates
+    )
+
+
+def colour_checks(cards: Iterable[ColourCard]) -> tuple[GateCheck, ...]:
+    """One check per broken limit of a card, or a single one that passed."""
+    checks = []
+    for card in cards:
+        if not card.failures:
+            message = f"{len(card.measures)} charts within their limits"
+            checks.append(GateCheck(name="colour card", artifact=card.artifact, status="passed", message=message))
+        checks += [
+            GateCheck(name="colour card", artifact=card.artifact, status="failed", message=line)
+            for line in card.failures
+        ]
+    return tuple(checks)
+
+
+def arm_checks(found: Iterable[ArmCheck]) -> tuple[GateCheck, ...]:
+    """One check per emulated CPU."""
+    return tuple(
+        GateCheck(
+            name=f"ARM numerics, {check.cpu}",
+            artifact=check.artifact_name,
+            status="passed" if check.passed else "failed",
+            message=f"expected results within {check.allowed_levels} levels of this machine's, got {check.max_levels}"
+            + (" (bytes identical)" if check.identical else ""),
+            measured=float(check.max_levels),
+            limit=float(check.allowed_levels),
+            unit="levels",
+        )
+        for check in found
+    )

@@ -1,0 +1,86 @@
+"""A full verification on the terminal, and as a page with its pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from apps.figures import png_bytes
+from apps.pages import write_page
+from apps.results import envelope, write_json
+from apps.verification.agreement_view import draw_agreement, print_agreement
+from apps.verification.colour_card_view import colour_sheet, print_colour_card
+from apps.verification.full import FullReport
+from apps.verification.gate import failures
+from apps.verification.gate_view import print_gate
+from apps.verification.seams_view import print_seams, seam_chart, seam_picture
+from apps.verification.waterfall_view import draw_waterfall, draw_worst_tiles, print_waterfall
+from converters.coreml_evaluator import NOTE as EVALUATOR_NOTE
+from edge_sr.errors import ConfigError
+
+KIND = "verify-full"
+PAGE, DATA = "report.html", "report.json"
+
+
+def print_full(report: FullReport) -> None:
+    """The gate first, then every part as its own tables."""
+    print_gate(report.checks)
+    print_waterfall(report.waterfall)
+    for matrix in report.agreement:
+        print_agreement(matrix)
+    for certificate in report.seams:
+        print_seams(certificate)
+    for card in report.colour_cards:
+        print_colour_card(card)
+
+
+def claim_folder(out: Path) -> None:
+    """Make the folder of the report, unless something in it would be destroyed.
+
+    Raises:
+        ConfigError: a file of that name, or a report in it that is not ours.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"expected a folder for the report, got the file {out}, name another --out")
+    if (out / PAGE).exists() and not _is_own(out / DATA):
+        raise ConfigError(f"expected a new folder or one of an earlier report, got {out} with a {PAGE} of its own")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def write_full(out: Path, report: FullReport, *, command: str) -> Path:
+    """Write ``report.html`` and ``report.json`` into a folder that :func:`claim_folder` has made.
+
+    Returns:
+        the page's path.
+    """
+    facts: dict[str, Any] = {
+        "checks": report.checks,
+        "failures": failures(report.checks),
+        "waterfall_rows": report.waterfall.rows,
+        "waterfalls": [
+            (f"{row.label} on {row.set_name}", chart)
+            for row in report.waterfall.rows
+            if (chart := draw_waterfall(row)) is not None
+        ],
+        "worst_tiles": draw_worst_tiles(report.waterfall.rows),
+        "agreement": [(matrix, draw_agreement(matrix)) for matrix in report.agreement],
+        "seams": [
+            (certificate, seam_chart(certificate), None if (shown := seam_picture(certificate)) is None else shown)
+            for certificate in report.seams
+        ],
+        "colour_cards": [(card, png_bytes(colour_sheet(card))) for card in report.colour_cards],
+        "arm": report.arm,
+        "seconds": report.seconds,
+        "evaluator_note": EVALUATOR_NOTE,
+    }
+    write_json(out / DATA, envelope(KIND, report, command=command.split()))
+    return write_page(out / PAGE, "verification.html.j2", title="Verification", command=command, facts=facts)
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == f"edge-sr/{KIND}"
