@@ -162,18 +162,22 @@ def test_converted_attention_network_is_delegated_as_forecast(converted: Path) -
     assert any(finding.rule.id == "xnnpack-depthwise-taps" and finding.detail == "49 taps" for finding in row.findings)
 
 
-@pytest.mark.parametrize("scheme", ["w8a8", "w8a8_mixed"])
-def test_exported_network_is_delegated_as_forecast(scheme: str, tmp_path: Path) -> None:
+def test_exported_mixed_network_is_delegated_as_forecast(tmp_path: Path) -> None:
     pytest.importorskip("litert_torch", reason="litert-torch is not installed")
     torch.manual_seed(0)
-    network = prepare(create_network("idsa_net_mobile", 4, channels=8, blocks=1, distilled=4).eval().deployed(), scheme)
+    deployed = create_network("idsa_net_mobile", 4, channels=8, blocks=1, distilled=4).eval().deployed()
+    network = prepare(deployed, "w8a8_mixed")
     calibrate(network, [torch.rand(2, 3, 16, 24)])
     network.set_mode(Mode.QUANTIZE)
     artifact = export_artifact(
-        network=network, scheme=scheme, target="tflite", tile=(16, 24), out_dir=tmp_path, checkpoint_sha256="ab" * 32
+        network=network,
+        scheme="w8a8_mixed",
+        target="tflite",
+        tile=(16, 24),
+        out_dir=tmp_path,
+        checkpoint_sha256="ab" * 32,
     )
     row = forecast_of(artifact.path / artifact.meta.main_file)
     assert row.partitions == artifact.meta.delegation.delegates
     assert Counter(op.kind for op in row.ops if op.state == OFF) == Counter(artifact.meta.delegation.ops_outside)
-    islands = [finding for finding in row.findings if finding.rule.id == "float-island"]
-    assert bool(islands) == (scheme == "w8a8_mixed")
+    assert any(finding.rule.id == "float-island" for finding in row.findings)

@@ -1,0 +1,386 @@
+"""Lint: readers agree on the arithmetic, rules find what was put there, every rule has a source."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_tflite import TinyModel
+from torch import nn
+
+from apps.cli import main
+from apps.lint import gpu_delegate, hexagon, neural_engine, nnapi, xnnpack
+from apps.lint.accelerator import Accelerator
+from apps.lint.engine import ACCELERATORS, OFF, ON, UNSURE, Forecast, LintReport, forecast, lint_artifacts
+from apps.lint.executorch_reader import read_executorch
+from apps.lint.graph import Graph, Op, Tensor
+from apps.lint.lint_view import STATE_COLOURS, strip_chart
+from apps.lint.partitions import partition
+from apps.lint.rules import CONFIDENCES, ERROR, FOLKLORE, SEVERITIES, SOURCES, Requirement, Rule
+from apps.lint.tflite_reader import read_tflite
+from converters.artifact import Artifact, fingerprint, load_artifact, write_artifact
+from converters.export import export_artifact
+from edge_sr.errors import ArtifactError, ConfigError
+from edge_sr.networks import create_network
+from quantization.calibration import calibrate
+from quantization.fake_quant import Mode
+from quantization.quantizer import prepare
+
+pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
+
+TILE = (16, 24)
+ALL = (
+    neural_engine.NEURAL_ENGINE,
+    xnnpack.XNNPACK,
+    gpu_delegate.GPU_DELEGATE,
+    nnapi.NNAPI,
+    hexagon.HEXAGON,
+)
+MODULES = (neural_engine, xnnpack, gpu_delegate, nnapi, hexagon)
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    return create_network("idsa_net_mobile", 4, channels=8, blocks=1, distilled=4).eval().deployed()
+
+
+def export(scheme: str, target: str, out_dir: Path) -> Artifact:
+    network: nn.Module = small_network()
+    if scheme == "w8a8":
+        quantized = prepare(network, scheme)
+        calibrate(quantized, [torch.rand(2, 3, *TILE)])
+        quantized.set_mode(Mode.QUANTIZE)
+        network = quantized
+    return export_artifact(
+        network=network, scheme=scheme, target=target, tile=TILE, out_dir=out_dir, checkpoint_sha256="ab" * 32
+    )
+
+
+def convolution_macs() -> int:
+    """Multiply-accumulates of the network by PyTorch's own shapes: output elements times weights per output channel."""
+    total = 0
+
+    def count(module: nn.Conv2d, _: object, output: torch.Tensor) -> None:
+        nonlocal total
+        total += output.numel() * module.weight[0].numel()
+
+    network = small_network()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, *TILE))
+    return total
+
+
+@pytest.fixture(scope="module")
+def executorch(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    pytest.importorskip("executorch", reason="executorch is not installed")
+    return export("w8a8", "executorch", tmp_path_factory.mktemp("executorch"))
+
+
+@pytest.fixture(scope="module")
+def coreml(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    pytest.importorskip("coremltools", reason="coremltools is not installed")
+    return export("w8a8", "coreml", tmp_path_factory.mktemp("coreml"))
+
+
+def tflite_artifact(folder: Path, model: TinyModel, inputs: list[int], outputs: list[int]) -> Path:
+    """An artifact around a hand-made model: the fake's description, a real file."""
+    from fakes import fake_artifact
+
+    described = load_artifact(fake_artifact(folder)).meta
+    source = folder / "made"
+    source.mkdir()
+    model.write(source / "model.bin", inputs, outputs)
+    meta = replace(described, files=fingerprint(source, ["model.bin"]))
+    return write_artifact(folder / "artifact", meta=meta, source=source).path
+
+
+def looked_at(path: Path, accelerator: Accelerator) -> Forecast:
+    return forecast(read_tflite(path), accelerator, path=path, scheme="")
+
+
+def rules_of(row: Forecast) -> set[str]:
+    return {finding.rule.id for finding in row.findings}
+
+
+# ------------------------------------------------------------------------------------------------------ real artifacts
+def test_executorch_program_is_read_operator_by_operator(executorch: Artifact) -> None:
+    graph = read_executorch(executorch.path / executorch.meta.main_file)
+    assert graph.macs == convolution_macs()
+    assert graph.delegates == executorch.meta.delegation.delegates == 1
+    assert [tensor.shape for tensor in (*graph.inputs, *graph.outputs)] == [(1, 3, 16, 24), (1, 3, 64, 96)]
+
+
+def test_executorch_float_islands_are_found(executorch: Artifact) -> None:
+    # The program's only float operators between int8 ones: sigmoids (XNNPACK has none in int8 as ExecuTorch calls it)
+    # and the pixel shuffle at the end.
+    (row,) = lint_artifacts([executorch.path]).forecasts
+    islands = [finding for finding in row.findings if finding.rule.id == "float-island"]
+    assert any("XNNSigmoid" in finding.detail for finding in islands)
+    assert (row.count(ON), row.count(OFF), row.macs_share, row.partitions) == (len(row.ops), 0, 1.0, 1)
+
+
+def test_core_ml_package_is_read_operation_by_operation(coreml: Artifact) -> None:
+    (row,) = lint_artifacts([coreml.path]).forecasts
+    assert row.macs == convolution_macs()
+    # One convolution is dilated, which is said to fall back: doubtful, not certain.
+    doubtful = [op for op in row.ops if op.state == UNSURE]
+    assert [op.kind for op in doubtful] == ["conv"]
+    assert row.macs_share == pytest.approx(1 - doubtful[0].macs / row.macs)
+    assert {"ane-int8-activations", "ane-known-bad", "ane-float32-interface"} <= rules_of(row)
+    assert row.worst() == "warning"
+
+
+def test_damaged_executorch_program_is_one_error(executorch: Artifact, tmp_path: Path) -> None:
+    data = (executorch.path / executorch.meta.main_file).read_bytes()
+    for content in (b"", b"not a program", data[:200], data[:4] + b"XXXX" + data[8:]):
+        (tmp_path / "model.pte").write_bytes(content)
+        with pytest.raises(ArtifactError):
+            read_executorch(tmp_path / "model.pte")
+
+
+# ------------------------------------------------------------------------------------------------ hand-made models
+def float_island(folder: Path) -> Path:
+    """Int8 convolution-like add, dequantize, float GELU and SOFTMAX, quantize, add: one island with two conversions."""
+    model = TinyModel()
+    shape = (1, 8, 8, 6)
+    start = model.tensor(shape, "int8", name="start")
+    first, last, result = (model.tensor(shape, "int8") for _ in range(3))
+    floats = [model.tensor(shape) for _ in range(3)]
+    model.op("ADD", [start, start], [first], "Add", version=2)
+    model.op("DEQUANTIZE", [first], [floats[0]], version=2)
+    model.op("GELU", [floats[0]], [floats[1]], "Gelu")
+    model.op("SOFTMAX", [floats[1]], [floats[2]], "Softmax", beta=1.0)
+    model.op("QUANTIZE", [floats[2]], [last], version=1)
+    model.op("ADD", [last, start], [result], "Add", version=2)
+    return tflite_artifact(folder, model, [start], [result])
+
+
+def test_float_island_names_operators_neighbours_and_cost(tmp_path: Path) -> None:
+    (row,) = lint_artifacts([float_island(tmp_path)], accelerators=["xnnpack"]).forecasts
+    (island,) = [finding for finding in row.findings if finding.rule.id == "float-island"]
+    assert [place.kind for place in island.places] == ["GELU", "SOFTMAX"]
+    # 8 * 8 * 6 = 384 elements at either border.
+    assert island.detail == "GELU, SOFTMAX in float between 2 ADD: 2 conversions of 768 elements"
+    assert row.count(OFF) == 0
+
+
+def test_hexagon_leaves_float_and_conversions_to_float_outside(tmp_path: Path) -> None:
+    (row,) = lint_artifacts([float_island(tmp_path)], accelerators=["hexagon"]).forecasts
+    assert [op.kind for op in row.ops if op.state == ON] == ["ADD", "ADD"]
+    assert row.partitions == 2
+    assert {"hexagon-operator", "hexagon-float", "hexagon-devices"} <= rules_of(row)
+
+
+def test_gpu_runs_the_largest_partition_only(tmp_path: Path) -> None:
+    # SIGN is on the delegate's list, L2_POOL_2D is not: it cuts the chain into pieces of one and of three.
+    model = TinyModel()
+    tensors = [model.tensor((1, 8, 8, 4)) for _ in range(6)]
+    kinds = ["ABS", "L2_POOL_2D", "ABS", "SQRT", "EXP"]
+    for kind, source, result in zip(kinds, tensors, tensors[1:], strict=False):
+        model.op(kind, [source], [result], "Pool2D" if kind == "L2_POOL_2D" else None)
+    row = looked_at(model.write(tmp_path / "m.tflite", tensors[:1], tensors[-1:]), gpu_delegate.GPU_DELEGATE)
+    assert [op.state for op in row.ops] == [OFF, OFF, ON, ON, ON]
+    assert row.partitions == 1
+    assert {"gpu-operator", "gpu-partitions"} <= rules_of(row)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "expected"),
+    [
+        (gpu_delegate.GPU_DELEGATE, "gpu-rank"),
+        (hexagon.HEXAGON, "hexagon-float"),
+        (xnnpack.XNNPACK, None),
+        (nnapi.NNAPI, None),
+    ],
+)
+def test_five_axes_are_too_many_for_some(accelerator: Accelerator, expected: str | None, tmp_path: Path) -> None:
+    model = TinyModel()
+    tensors = [model.tensor((1, 2, 2, 2, 2)) for _ in range(2)]
+    model.op("LOGISTIC", tensors[:1], tensors[1:])
+    row = looked_at(model.write(tmp_path / "m.tflite", tensors[:1], tensors[1:]), accelerator)
+    assert row.count(OFF) == (expected is not None)
+    assert expected is None or expected in rules_of(row)
+
+
+def test_channels_beside_a_multiple_of_four_are_named_for_the_gpu(tmp_path: Path) -> None:
+    model = TinyModel()
+    tensors = [model.tensor((1, 4, 4, 6)) for _ in range(2)]
+    both = model.tensor((1, 4, 4, 12))
+    odd = model.tensor((1, 4, 4, 18))
+    model.op("CONCATENATION", tensors, [both], "Concatenation", axis=3)
+    model.op("CONCATENATION", [both, tensors[0]], [odd], "Concatenation", axis=3)
+    row = looked_at(model.write(tmp_path / "m.tflite", tensors, [odd]), gpu_delegate.GPU_DELEGATE)
+    details = [finding.detail for finding in row.findings if finding.rule.id == "gpu-channels"]
+    assert details == ["18 channels"]
+
+
+def test_open_dimensions_transposes_and_requantizing_are_found(tmp_path: Path) -> None:
+    model = TinyModel()
+    start = model.tensor((1, 8, 8, 4), "int8", name="start")
+    model.graph.tensors[start].shapeSignature = [1, -1, -1, 4]
+    turned, moved, result = (model.tensor((1, 4, 8, 8), "int8", scale=s) for s in (1 / 64, 1 / 32, 1 / 32))
+    axes = model.tensor((4,), "int32", data=[0, 3, 1, 2])
+    model.op("TRANSPOSE", [start, axes], [turned], "Transpose", version=2)
+    model.op("QUANTIZE", [turned], [moved], version=2)
+    model.op("ADD", [moved, moved], [result], "Add", version=2)
+    row = looked_at(model.write(tmp_path / "m.tflite", [start], [result]), xnnpack.XNNPACK)
+    details = {finding.rule.id: finding.detail for finding in row.findings}
+    assert details == {
+        "transpose": "256 elements moved per run",
+        "requantize": "256 elements converted per run",
+        "dynamic-shape": "open dimensions: start [1, -1, -1, 4]",
+    }
+
+
+def test_float_program_on_the_neural_engine_runs_elsewhere() -> None:
+    picture = Tensor(name="x", dtype="float32", shape=(1, 3, 8, 8))
+    flat = Tensor(name="y", dtype="float16", shape=(3, 64))
+    deep = Tensor(name="z", dtype="float16", shape=(1, 1, 1, 3, 8, 8))
+    graph = Graph(
+        format="coreml",
+        ops=(
+            Op(index=0, kind="relu", name="r", inputs=(picture,), outputs=(replace(picture, name="a"),), arithmetic=""),
+            Op(index=1, kind="gather", name="g", inputs=(picture,), outputs=(flat,), arithmetic="float16"),
+            Op(index=2, kind="reshape", name="d", inputs=(flat,), outputs=(deep,), arithmetic="float16"),
+            Op(index=3, kind="cumsum", name="c", inputs=(flat,), outputs=(replace(flat, name="b"),), arithmetic=""),
+        ),
+        inputs=(picture,),
+        outputs=(deep,),
+        flexible={"x": "range"},
+    )
+    row = forecast(graph, neural_engine.NEURAL_ENGINE, path=Path("p"), scheme="fp32")
+    assert [op.state for op in row.ops] == [OFF, UNSURE, OFF, UNSURE]
+    assert {"ane-float32", "ane-known-bad", "ane-rank", "ane-operator", "ane-range-shape"} <= rules_of(row)
+
+
+def test_partitions_of_a_diamond_by_hand() -> None:
+    # a -> b -> d, a -> c -> d with c refused: {a, b}, {c}, {d}.
+    def op(index: int, inputs: str, output: str) -> Op:
+        made = [Tensor(name=name, dtype="float32", shape=(1,)) for name in (*inputs, output)]
+        return Op(
+            index=index, kind="k", name=output, inputs=tuple(made[:-1]), outputs=(made[-1],), arithmetic="float32"
+        )
+
+    start = Tensor(name="x", dtype="float32", shape=(1,))
+    ops = (op(0, "x", "a"), op(1, "a", "b"), op(2, "a", "c"), op(3, "bc", "d"))
+    graph = Graph(format="tflite", ops=ops, inputs=(start,), outputs=(ops[3].output,))
+    assert partition(graph, [True, True, False, True]) == [[0, 1], [3]]
+    assert partition(graph, [True] * 4) == [[0, 1, 2, 3]]
+    assert partition(graph, [False] * 4) == []
+
+
+# ------------------------------------------------------------------------------------------------------------ rules
+def all_rules() -> list[Rule]:
+    from apps.lint import general
+
+    values = [value for module in (*MODULES, general) for value in vars(module).values()]
+    return list({value.id: value for value in values if isinstance(value, Rule)}.values())
+
+
+def test_every_rule_says_why_how_and_where_it_was_read() -> None:
+    rules = all_rules()
+    assert len(rules) >= 35
+    for rule in rules:
+        assert rule.severity in SEVERITIES
+        assert rule.confidence in CONFIDENCES
+        assert rule.why.endswith(".")
+        assert rule.fix.endswith(".")
+        assert SOURCES[rule.source].where
+    assert {rule.source for rule in rules} == set(SOURCES)
+
+
+def test_rule_names_are_unique_over_all_accelerators() -> None:
+    values = [value for module in MODULES for value in vars(module).values() if isinstance(value, Rule)]
+    by_id: dict[str, Rule] = {}
+    for rule in values:
+        assert by_id.setdefault(rule.id, rule) == rule
+
+
+def test_folklore_is_never_called_certain() -> None:
+    with pytest.raises(ValueError, match="folklore is no certainty"):
+        Rule(id="x", severity=ERROR, confidence=FOLKLORE, why="w.", fix="f.", source="ane-layers")
+
+
+def test_tables_name_operators_of_the_schema() -> None:
+    from converters.tflite_graph import schema
+
+    known = set(vars(schema().BuiltinOperator))
+    for accelerator in ALL[1:]:
+        assert set(accelerator.table) <= known, accelerator.name
+        assert all(isinstance(entry, Requirement) for entries in accelerator.table.values() for entry in entries)
+
+
+# ---------------------------------------------------------------------------------------------------------- command
+def test_command_prints_writes_and_fails_as_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = float_island(tmp_path)
+    words = ["lint", str(path), "--for", "hexagon", "--for", "xnnpack"]
+    files = ["--json", str(tmp_path / "lint.json"), "--figure", str(tmp_path / "lint.png")]
+    assert main([*words, *files]) == 0
+    shown = capsys.readouterr().out
+    assert "FORECAST" in shown
+    assert "hexagon-float" in shown
+    assert "tensorflow/lite/delegates/hexagon/utils.cc" in shown
+    content = json.loads((tmp_path / "lint.json").read_text())
+    assert content["label"] == "FORECAST"
+    assert {row["label"] for row in content["forecasts"]} == {"FORECAST"}
+    assert (tmp_path / "lint.png").read_bytes().startswith(b"\x89PNG")
+    assert main([*words, "--fail-on", "error"]) == 3
+    assert main([*words[:2], "--for", "xnnpack", "--fail-on", "error"]) == 0
+    assert main([*words[:2], "--for", "xnnpack", "--fail-on", "warning"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--for", "tpu"], "--for must be one of ane, xnnpack, gpu-delegate, nnapi, hexagon"),
+        (["--for", "ane"], "expected --for xnnpack, gpu-delegate, nnapi, hexagon for the tflite artifact"),
+        (["--fail-on", "note"], "--fail-on must be error or warning"),
+        (["--figure", "x.pdf"], "--figure must name a .png file"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lint", str(float_island(tmp_path)), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_altered_artifact_is_refused(tmp_path: Path) -> None:
+    path = float_island(tmp_path)
+    shutil.copy(path / "artifact.json", path / "model.bin")
+    with pytest.raises(ArtifactError, match=r"bytes|SHA-256"):
+        lint_artifacts([path])
+
+
+def test_no_artifact_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="at least one artifact"):
+        lint_artifacts([])
+
+
+def test_strip_shows_every_state_in_its_colour(tmp_path: Path) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    (row,) = lint_artifacts([float_island(tmp_path)], accelerators=["hexagon"]).forecasts
+    states = (ON, OFF, UNSURE, ON, ON, ON)
+    mixed = replace(row, ops=tuple(replace(op, state=s) for op, s in zip(row.ops, states, strict=True)))
+    pixels = np.asarray(Image.open(BytesIO(strip_chart([mixed]))).convert("RGB")).reshape(-1, 3)
+    # The legend shows each colour too, in a patch of some hundreds of pixels; the strip has thousands.
+    for state, colour in STATE_COLOURS.items():
+        wanted = [int(colour[index : index + 2], 16) for index in (1, 3, 5)]
+        assert (pixels == wanted).all(axis=1).sum() > 3000, state
+
+
+def test_defaults_are_all_accelerators_that_read_the_format(tmp_path: Path) -> None:
+    report: LintReport = lint_artifacts([float_island(tmp_path)])
+    assert [row.accelerator for row in report.forecasts] == ["xnnpack", "gpu-delegate", "nnapi", "hexagon"]
+    assert set(ACCELERATORS) == {"ane", "xnnpack", "gpu-delegate", "nnapi", "hexagon"}
