@@ -116,7 +116,8 @@ def _torch_runner(model: str, scale: int, checkpoint: Path | None) -> Iterator[t
     deployed = resolve_weights(model, scale, "fp32", checkpoint=checkpoint).network
     multiple, context = int(deployed.tile_multiple), int(deployed.context)  # type: ignore[arg-type]
     side = _TORCH_TILE // multiple * multiple
-    yield TorchRunner(deployed, name=f"{model} float", tile=(side, side)), min(context, side // 2)
+    # Tiles are cut in the middle of what they share, so that exact ones share twice what the network reaches.
+    yield TorchRunner(deployed, name=f"{model} float", tile=(side, side)), min(2 * context, side // 2)
 
 
 def _check_output(output: Path, *, overwrite: bool) -> None:

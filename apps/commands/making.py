@@ -36,7 +36,9 @@ def export(
     ] = None,
     overlap: Annotated[
         int | None,
-        typer.Option("--overlap", help="LR pixels shared by neighbouring tiles. Default: as far as the network sees."),
+        typer.Option(
+            "--overlap", help="LR pixels shared by neighbouring tiles. Default: the fewest at which no seam shows."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     json_file: Json = None,
