@@ -15,7 +15,6 @@ from apps.history.measurement import ACCURACY, LATENCY, Measurement, now
 from apps.history.store import append
 from apps.machine import describe_machine, package_versions
 from apps.results import plain
-from apps.verification.accuracy import VerifyReport
 from converters.artifact import ArtifactMeta, load_artifact
 
 _STATISTICS = ("count", "median_ms", "mean_ms", "std_ms", "min_ms", "max_ms", "p5_ms", "p95_ms")
@@ -41,6 +40,13 @@ class ProfiledReport(Protocol):
     def to_json(self) -> dict[str, Any]: ...
 
 
+class VerifiedReport(Protocol):
+    """A verification: anything with its rows."""
+
+    @property
+    def rows(self) -> Sequence[VerifyRow]: ...
+
+
 def append_profile(report: ProfiledReport, path: Path, *, created: str | None = None) -> int:
     """Keep every timing of a profile report; rows without one are left out.
 
@@ -57,7 +63,7 @@ def append_profile(report: ProfiledReport, path: Path, *, created: str | None = 
     return append(profile_measurements(report, created=created or now()), path)
 
 
-def append_verify(report: VerifyReport, path: Path, *, created: str | None = None) -> int:
+def append_verify(report: VerifiedReport, path: Path, *, created: str | None = None) -> int:
     """Keep every score of a verification; see :func:`append_profile`."""
     return append(verify_measurements(report, created=created or now()), path)
 
@@ -71,7 +77,7 @@ def profile_measurements(report: ProfiledReport, *, created: str) -> list[Measur
     ]
 
 
-def verify_measurements(report: VerifyReport, *, created: str) -> list[Measurement]:
+def verify_measurements(report: VerifiedReport, *, created: str) -> list[Measurement]:
     """One measurement per artifact and image set that has a score of its own."""
     machine = describe_machine()
     found = []
