@@ -26,11 +26,12 @@ def print_agreement(matrix: AgreementMatrix) -> None:
         where = participant.runner if participant.reason is None else f"did not run: {participant.reason}"
         who.add_row(escape(participant.name), escape(where), format_db(participant.psnr_y_db))
     console().print(who)
-    pairs = _table("pair", "max", "mean", "equal", "over 1", "over 2", "PSNR between", right=range(1, 7))
+    pairs = _table("pair", "max", "on photos", "mean", "equal", "over 1", "over 2", "PSNR between", right=range(1, 8))
     for pair in matrix.pairs:
         cells = (
             f"{pair.first} – {pair.second}",
             str(pair.max_levels),
+            str(matrix.photo_max_levels(pair)),
             f"{pair.mean_levels:.5f}",
             f"{pair.share_equal:.4%}",
             f"{pair.share_over_1:.4%}",
@@ -42,7 +43,7 @@ def print_agreement(matrix: AgreementMatrix) -> None:
     for divergence in matrix.divergences:
         say(divergence.sentence())
     for name, reason in matrix.divergence_reasons:
-        say(f"{name}: first diverging layer not found: {reason}")
+        say(f"{name}: no search for the first diverging layer: {reason}")
 
 
 def draw_agreement(matrix: AgreementMatrix) -> bytes | None:

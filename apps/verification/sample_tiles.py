@@ -18,6 +18,7 @@ from edge_sr.tiling import plan_tiles
 
 Image = NDArray[np.uint8]
 
+NOISE = "noise"
 NOISE_SEED = 0
 
 
@@ -46,7 +47,7 @@ class SampleTile:
     @property
     def label(self) -> str:
         """One line that finds the tile again."""
-        return "noise" if self.hr is None else f"{self.set_name}/{self.image} at {self.top},{self.left} ({self.kind})"
+        return NOISE if self.hr is None else f"{self.set_name}/{self.image} at {self.top},{self.left} ({self.kind})"
 
     def psnr_y_db(self, sr: Image, scale: int) -> float | None:
         """PSNR-Y of a result against the ground truth in dB, ``scale`` HR pixels ignored on each edge of the tile.
@@ -133,7 +134,7 @@ def measure_detail(image: Image) -> float:
 def _noise(tile: tuple[int, int]) -> SampleTile:
     pixels = np.random.default_rng(NOISE_SEED).integers(0, 256, (*tile, 3), dtype=np.uint8)
     return SampleTile(
-        kind="noise", set_name="", image="", top=0, left=0, detail=measure_detail(pixels), lr=pixels, hr=None
+        kind=NOISE, set_name="", image="", top=0, left=0, detail=measure_detail(pixels), lr=pixels, hr=None
     )
 
 

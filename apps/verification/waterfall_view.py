@@ -10,26 +10,30 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from apps.figures import Panel, compose_rows, png_bytes, waterfall_chart
+from apps.figures import Panel, compose_rows, crop_panels, most_different_window, png_bytes, waterfall_chart
 from apps.formatting import format_db, format_drop
 from apps.tables import console, say
 from apps.verification.waterfall import WaterfallReport, WaterfallRow
 from apps.verification.worst_tile import WorstTile
+from converters.targets import TARGETS
 from edge_sr.evaluation import SetScore
 
 Image = NDArray[np.uint8]
 
 # Quantization moves pixels by one to three levels; this makes them visible and clips at 16.
 AMPLIFICATION = 16
+# HR pixels per side of the pictures of a worst tile.
+WINDOW = 128
 
 
 def print_waterfall(report: WaterfallReport) -> None:
     """One line per artifact and set: the four scores, the drop and its parts, the culprit, the worst image and tile."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    heads = ("artifact", "set", "float, whole", "float, tiled", "fake-quant", "artifact", "drop")
-    heads += ("= tiling", "+ quant.", "+ conv.", "culprit", "loses most", "lowest", "worst tile")
+    scores = ("float, whole", "float, tiled", "fake-quant", "artifact")
+    drops = ("drop", "= tiling", "+ quant.", "+ conv.")
+    heads = ("artifact", "set", *scores, *drops, "culprit", "loses most", "lowest", "worst tile")
     for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if head != "culprit" and 2 <= index <= 9 else "left", overflow="fold")
+        table.add_column(head, justify="right" if 2 <= index <= 9 else "left", overflow="fold")
     for row in report.rows:
         table.add_row(*(escape(cell) for cell in _cells(row)))
     console().print(table)
@@ -67,16 +71,17 @@ def draw_waterfall(row: WaterfallRow) -> bytes | None:
     )
 
 
-def draw_worst_tiles(rows: Sequence[WaterfallRow], *, side: int = 256) -> bytes | None:
+def draw_worst_tiles(rows: Sequence[WaterfallRow], *, side: int = 256, window: int = WINDOW) -> bytes | None:
     """One line of pictures per row: LR (enlarged by whole pixels), HR, float, artifact, amplified difference; PNG.
 
     Args:
         rows: those without a worst tile are left out.
         side: of each picture, in pixels.
+        window: HR pixels per side that are shown: where float and artifact differ most within the tile.
     Returns:
         None where no row has one.
     """
-    lines = [_panels(row.worst_tile, row.label) for row in rows if row.worst_tile is not None]
+    lines = [_panels(row.worst_tile, row, window) for row in rows if row.worst_tile is not None]
     return png_bytes(compose_rows(lines, side=side)) if lines else None
 
 
@@ -86,22 +91,30 @@ def amplified_difference(first: Image, second: Image, factor: int = AMPLIFICATIO
     return np.clip(difference, 0, 255).astype(np.uint8)
 
 
-def _panels(worst: WorstTile, label: str) -> list[Panel]:
-    return [
+def _panels(worst: WorstTile, row: WaterfallRow, window: int) -> tuple[Panel, ...]:
+    found = most_different_window(worst.float_sr, worst.artifact_sr, window)
+    top, left = (start // row.scale * row.scale for start in found)  # cut the LR picture between its pixels
+    panels = (
         Panel(
             label=f"LR, {worst.image}",
-            note=f"at {worst.top},{worst.left}, {worst.height}x{worst.width}",
+            note=f"at {worst.top + top // row.scale},{worst.left + left // row.scale}",
             image=worst.lr,
         ),
         Panel(label="HR", note=worst.set_name, image=worst.hr),
         Panel(label="float", note=f"{worst.float_psnr_y_db:.2f} dB", image=worst.float_sr),
-        Panel(label="artifact", note=f"{worst.artifact_psnr_y_db:.2f} dB, {label[-30:]}", image=worst.artifact_sr),
+        Panel(label=_name(row), note=f"{worst.artifact_psnr_y_db:.2f} dB", image=worst.artifact_sr),
         Panel(
             label=f"difference x{AMPLIFICATION}",
             note=f"up to {worst.max_levels} levels",
             image=amplified_difference(worst.float_sr, worst.artifact_sr),
         ),
-    ]
+    )
+    return crop_panels(panels, window=(top, left), size=window)
+
+
+def _name(row: WaterfallRow) -> str:
+    evaluated = "" if row.runtime == row.target else ", evaluated"
+    return f"{TARGETS[row.target].title} {row.scheme}{evaluated}"
 
 
 def _psnr(score: SetScore | None) -> float | None:
