@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["COLUMNS"] = "160"
 os.environ["NO_COLOR"] = "1"
 os.environ.pop("FORCE_COLOR", None)
+# No test may write into the history of whoever runs it.
+os.environ["EDGE_SR_HISTORY"] = str(Path(tempfile.mkdtemp(prefix="edge-sr-history-")) / "history.sqlite3")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,46 +1,203 @@
-"""``edge-sr profile``: how fast artifacts are."""
+"""``edge-sr profile``: how fast artifacts are, on this machine, a phone over adb, a browser, or Apple's devices."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apps.commands.history import HistoryFile, NoHistory
 from apps.commands.making import fail_on
 from apps.commands.options import Artifacts, Json, save, working
+
+if TYPE_CHECKING:
+    from apps.history.collect import ProfiledReport
+    from apps.profiling.adb.planning import AdbOptions
+
+INTERRUPTED = 130
+
+
+class Device(StrEnum):
+    """Kinds of devices."""
+
+    host = "host"
+    adb = "adb"
+    apple = "apple"
+
+
+class Place(StrEnum):
+    """Where Apple's harness measures."""
+
+    mac = "mac"
+    iphone = "iphone"
 
 
 def profile(
     artifacts: Artifacts,
-    device: Annotated[str, typer.Option("--device", help="Where to run; host is this machine.")] = "host",
+    device: Annotated[
+        Device, typer.Option("--device", help="host is this machine; adb an Android phone; apple a Mac or iPhone.")
+    ] = Device.host,
     threads: Annotated[
         list[int] | None, typer.Option("--threads", help="CPU threads; may be given again. Default: 1.", min=1)
     ] = None,
     runs: Annotated[int, typer.Option("--runs", help="Timed runs per measurement, at least.", min=1)] = 50,
     max_seconds: Annotated[float, typer.Option("--max-seconds", help="Stop one measurement after this long.")] = 20.0,
+    serial: Annotated[
+        str | None, typer.Option("--serial", help="adb, apple: which device, where several are connected.")
+    ] = None,
+    benchmark_model: Annotated[
+        Path | None, typer.Option("--benchmark-model", help="adb: LiteRT's tool for Android; remembered.")
+    ] = None,
+    executor_runner: Annotated[
+        Path | None, typer.Option("--executor-runner", help="adb: ExecuTorch's tool for Android; remembered.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option("--backend", help="adb: xnnpack, gpu or nnapi; may be given again.")
+    ] = None,
+    pin: Annotated[
+        bool | None, typer.Option("--pin/--no-pin", help="adb: on the fastest cores only, or on any. Default: both.")
+    ] = None,
+    cool_down: Annotated[
+        float, typer.Option("--cool-down", help="adb: wait this many seconds at most for the device to cool.")
+    ] = 120.0,
+    cool_below: Annotated[float, typer.Option("--cool-below", help="adb: cool is at most this many °C.")] = 36.0,
+    place: Annotated[
+        Place, typer.Option("--place", help="apple: measure on this Mac or a connected iPhone.")
+    ] = Place.mac,
+    compute_unit: Annotated[
+        list[str] | None,
+        typer.Option("--compute-unit", help="apple: ALL, CPU_ONLY, CPU_AND_GPU, CPU_AND_NE; may be given again."),
+    ] = None,
+    team: Annotated[str | None, typer.Option("--team", help="apple: development team, for an iPhone.")] = None,
+    history_file: HistoryFile = None,
+    no_history: NoHistory = False,
     json_file: Json = None,
 ) -> None:
-    """Measure latency: one tile per run, one process per artifact and thread count; raw samples go into --json.
+    """Measure latency: one tile per run; raw samples go into --json, and every measurement into the history.
 
-    Runs are added until the median's 95% confidence interval is at most 3% of it wide, or --max-seconds are over; "~"
-    marks a median that stayed less certain. "!" marks an IQR above 10% of the median: the machine was busy.
+    On this machine each measurement has a process of its own. Runs are added until the median's 95% confidence interval
+    is at most 3% of it wide, or --max-seconds are over; "~" marks a median that stayed less certain. "!" marks an IQR
+    above 10% of the median: the machine was busy.
     """
+    keep = _keeper(history_file, no_history)
+    match device:
+        case Device.host:
+            _host(artifacts, tuple(threads or (1,)), runs, max_seconds, keep, json_file)
+        case Device.adb:
+            from apps.profiling.adb.planning import AdbOptions
+
+            options = AdbOptions(
+                threads=tuple(threads or (1,)),
+                backends=tuple(backend or ("xnnpack",)),
+                pinning=(True, False) if pin is None else (pin,),
+                runs=runs,
+                max_seconds=max_seconds,
+                cool_down_s=cool_down,
+                cool_below_c=cool_below,
+            )
+            _adb(artifacts, serial, options, benchmark_model, executor_runner, keep, json_file)
+        case Device.apple:
+            _apple(artifacts, place, compute_unit, runs, team, serial, keep, json_file)
+
+
+def _host(
+    artifacts: list[Path],
+    threads: tuple[int, ...],
+    runs: int,
+    max_seconds: float,
+    keep: Callable[[ProfiledReport], None],
+    json_file: Path | None,
+) -> None:
     from apps.machine import describe_machine
     from apps.profiling.host import profile_artifacts
     from apps.tables import print_profile, say
 
     with working(json_file) as progress:
-        report = profile_artifacts(
-            artifacts,
-            device=device,
-            threads=threads or (1,),
-            runs=runs,
-            max_seconds=max_seconds,
-            progress=progress,
-        )
+        report = profile_artifacts(artifacts, threads=threads, runs=runs, max_seconds=max_seconds, progress=progress)
     save("profile", report, json_file)
+    keep(report)
     print_profile(report)
     cores = describe_machine().logical_cores
-    if max(threads or (1,)) > cores:
+    if max(threads) > cores:
         say(f"only {cores} logical core{'s' if cores > 1 else ''} may be used here: more threads than that share them")
     fail_on(sorted({f"{row.label}: {row.reason}" for row in report.rows if row.failed}))
+
+
+def _adb(
+    artifacts: list[Path],
+    serial: str | None,
+    options: AdbOptions,
+    benchmark_model: Path | None,
+    executor_runner: Path | None,
+    keep: Callable[[ProfiledReport], None],
+    json_file: Path | None,
+) -> None:
+    from apps.profiling.adb.harness import profile_over_adb
+    from apps.profiling.adb_view import print_adb
+
+    with working(json_file) as progress:
+        report = profile_over_adb(
+            artifacts,
+            serial=serial,
+            options=options,
+            benchmark_model=benchmark_model,
+            executor_runner=executor_runner,
+            progress=progress,
+        )
+    save("profile-adb", report, json_file)
+    keep(report)
+    print_adb(report)
+    if report.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    wrong = [row for row in report.rows if row.numerics.agrees is False]
+    fail_on(
+        sorted({f"{row.artifact_path.name}: {row.reason}" for row in report.rows if row.failed})
+        + sorted({f"{row.artifact_path.name}: its result on the device is not this machine's" for row in wrong})
+    )
+
+
+def _apple(
+    artifacts: list[Path],
+    place: Place,
+    compute_units: list[str] | None,
+    runs: int,
+    team: str | None,
+    device_name: str | None,
+    keep: Callable[[ProfiledReport], None],
+    json_file: Path | None,
+) -> None:
+    from apps.profiling.adb_view import print_apple
+    from apps.profiling.apple import COMPUTE_UNITS, profile_on_apple
+
+    with working(json_file) as progress:
+        report = profile_on_apple(
+            artifacts,
+            place=place.value,
+            compute_units=tuple(compute_units or COMPUTE_UNITS),
+            runs=runs,
+            development_team=team,
+            device_name=device_name,
+            progress=progress,
+        )
+    save("profile-apple", report, json_file)
+    keep(report)
+    print_apple(report)
+    fail_on(sorted({f"{row.artifact_path.name}: {row.reason}" for row in report.rows if row.failed}))
+
+
+def _keeper(path: Path | None, left_out: bool) -> Callable[[ProfiledReport], None]:
+    """What puts a report into the history; checked before anything is measured."""
+    if left_out:
+        return lambda report: None
+    from apps.history.collect import append_profile
+    from apps.history.store import history_path
+
+    file = history_path(path)
+
+    def keep(report: ProfiledReport) -> None:
+        append_profile(report, file)
+
+    return keep

@@ -15,6 +15,7 @@ from apps.history.measurement import ACCURACY, LATENCY, Measurement, now
 from apps.history.store import append
 from apps.machine import describe_machine, package_versions
 from apps.results import plain
+from apps.verification.rows import VerifyRow
 from converters.artifact import ArtifactMeta, load_artifact
 
 _STATISTICS = ("count", "median_ms", "mean_ms", "std_ms", "min_ms", "max_ms", "p5_ms", "p95_ms")
