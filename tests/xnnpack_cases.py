@@ -132,6 +132,7 @@ def strided(dtype: str, stride: int) -> Build:
 def all_cases() -> dict[str, Build]:
     """Name -> builder."""
     found = {f"{name} float32": unary(name, "float32") for name in _FLOAT_UNARY}
+    found |= {"PRELU float32": prelu(constant=True), "PRELU computed slope": prelu(constant=False)}
     found |= {f"{name} int8": unary(name, "int8", version=version) for name, version in _INT8_UNARY.items()}
     for dtype in ("float32", "int8"):
         found |= {**arithmetic_cases(dtype), **rank_cases(dtype), **convolution_cases(dtype), **cutting_cases(dtype)}
@@ -202,6 +203,16 @@ def cutting_cases(dtype: str) -> dict[str, Build]:
         found[f"STRIDED_SLICE {dtype} stride {stride}"] = strided(dtype, stride)
     found[f"GATHER {dtype}"] = moving("GATHER", dtype, [(4, 4)], (2, 4), "Gather", [0, 1])
     return found
+
+
+def prelu(*, constant: bool) -> Build:
+    def build(model: TinyModel) -> tuple[list[int], list[int]]:
+        source, result = model.tensor(SHAPE), model.tensor(SHAPE)
+        slope = model.tensor((1, 1, 4), data=np.full((1, 1, 4), 0.25) if constant else None)
+        model.op("PRELU", [source, slope], [result])
+        return [source] + ([] if constant else [slope]), [result]
+
+    return build
 
 
 def moving_cases(dtype: str) -> dict[str, Build]:

@@ -224,7 +224,7 @@ def _tables(connection: sqlite3.Connection) -> int:
 
 def _damaged(path: Path, what: str) -> str:
     return (
-        f"expected a history at {path}, got a damaged file ({what}); it was left as it is: rescue it with "
+        f"expected a history at {path}, got a damaged file ({' '.join(what.split())}); it was left as it is: rescue it with "
         f"`sqlite3 {path.name} .recover`, or name another file with --history"
     )
 
