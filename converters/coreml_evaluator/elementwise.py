@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from converters.coreml_evaluator.node import Builder, Kernel, Node
-from converters.coreml_evaluator.value_types import INTEGER_RANGES, SPELLINGS, STORAGE
+from converters.coreml_evaluator.value_types import FLOATS, INTEGER_RANGES, SPELLINGS, STORAGE
 from edge_sr.errors import RunnerError
 
 Unary = Callable[[Tensor], Tensor]
@@ -63,9 +63,18 @@ def _floor_div(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _real_div(node: Node) -> Kernel:
-    # of whole numbers MIL declares a whole number, and says nothing of the rest
-    node.require_floats("x", "y")
-    return Kernel(parameters=("x", "y"), compute=torch.div)
+    node.require_one_type("x", "y")
+    if node.type_of("x").dtype in FLOATS:
+        return Kernel(parameters=("x", "y"), compute=torch.div)
+    where = node.where
+
+    def whole(x: Tensor, y: Tensor) -> Tensor:
+        # of whole numbers MIL declares a whole number, and does not say what becomes of the rest
+        if bool((y == 0).any()) or bool((x % y != 0).any()):
+            raise RunnerError(f"expected whole numbers that divide evenly in {where}, got a remainder: cast them first")
+        return torch.div(x, y, rounding_mode="floor")
+
+    return Kernel(parameters=("x", "y"), compute=whole)
 
 
 def _clip(node: Node) -> Kernel:
