@@ -223,8 +223,9 @@ def _tables(connection: sqlite3.Connection) -> int:
 
 
 def _damaged(path: Path, what: str) -> str:
+    what = " ".join(what.split())  # SQLite's own words span lines
     return (
-        f"expected a history at {path}, got a damaged file ({' '.join(what.split())}); it was left as it is: rescue it with "
+        f"expected a history at {path}, got a damaged file ({what}); it was left as it is: rescue it with "
         f"`sqlite3 {path.name} .recover`, or name another file with --history"
     )
 

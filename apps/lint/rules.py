@@ -52,7 +52,7 @@ SOURCES: dict[str, Source] = {
     ),
     "xnnpack-timed": Source(
         title="single operators timed in LiteRT and ExecuTorch, 64 channels, 64x64 and 48 channels, 128x128",
-        where="README.md of this project, depthwise kernels",
+        where="measured while this project's networks were designed",
         seen="ai-edge-litert 2.3.0 and executorch 1.4.1, x86-64, one thread",
     ),
     "executorch-file": Source(
