@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -136,8 +137,11 @@ def test_other_targets_and_large_tiles_are_refused(artifact: Artifact, tmp_path:
     other = load_artifact(fake_artifact(tmp_path, "coreml"))
     with pytest.raises(ConfigError, match="TFLite artifact for ARM numerics, got coreml"):
         check_arm(other, root=tmp_path)
-    with pytest.raises(ConfigError, match="one of model.tflite, got 'other.tflite'"):
-        check_arm(artifact, file="other.tflite", root=tmp_path)
+    with pytest.raises(ConfigError, match=r"one of .*, got 'other'"):
+        check_arm(artifact, file="other", root=tmp_path)
+    large = replace(artifact, meta=replace(artifact.meta, tile=(128, 128)))
+    with pytest.raises(ConfigError, match="at most 64x64 for the emulator, got 128x128"):
+        check_arm(large, root=tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------- set-up

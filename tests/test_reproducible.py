@@ -61,7 +61,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for name in ("one", "two"):
-        coarse = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        coarse = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
         write_image(folder / f"{name}.png", np.kron(coarse, np.ones((8, 8, 1), np.uint8)))
     return folder
 
@@ -124,9 +124,7 @@ def test_three_formats_hold_the_same_layers(summaries: dict[str, ArtifactSummary
     assert len(shapes["tflite"]) > 5
     assert shapes["tflite"] == shapes["executorch"] == shapes["coreml"]
     for tflite, executorch, coreml in zip(*(summaries[target].layers for target in TARGETS), strict=True):
-        if (
-            tflite.weight.shape[0] != 48
-        ):  # a pixel shuffle follows, for which TFLite wants the channels in another order
+        if tflite.weight.shape[0] != 48:  # TFLite's pixel shuffle wants the channels in another order
             np.testing.assert_array_equal(tflite.weight, executorch.weight)
         # Scales of float16: rounded by half a unit of an 11-bit mantissa.
         np.testing.assert_allclose(coreml.weight, executorch.weight, rtol=2.0**-11)
