@@ -338,6 +338,14 @@ def test_other_devices_append_likewise_even_statistics_without_samples(file: Pat
     assert kept.details["before"] == {"battery_percent": 80}
 
 
+def test_a_macs_rows_say_their_name_where_others_say_their_kind(file: Path, tmp_path: Path) -> None:
+    fields = {"device": "Mac15,3", "compute_unit": "CPU_AND_NE", "timing": {"samples_ms": [1.0, 2.0]}}
+    row = SimpleNamespace(artifact_path=fake_artifact(tmp_path), to_json=lambda: fields)
+    assert append_profile(SimpleNamespace(rows=(row,), to_json=lambda: {"device": "Mac15,3"}), file) == 1
+    (kept,) = read(file, Filter(device="apple"))
+    assert (kept.device, kept.backend, kept.samples_ms) == ("Mac15,3", "CPU_AND_NE", (1.0, 2.0))
+
+
 def test_a_packages_hash_is_over_its_files() -> None:
     files = {f"model.mlpackage/{name}": SimpleNamespace(sha256=name * 64) for name in ("b", "a")}
     meta = SimpleNamespace(main_file="model.mlpackage", files={**files, "other": SimpleNamespace(sha256="c" * 64)})

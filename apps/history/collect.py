@@ -19,6 +19,7 @@ from apps.verification.rows import VerifyRow
 from converters.artifact import ArtifactMeta, load_artifact
 
 _STATISTICS = ("count", "median_ms", "mean_ms", "std_ms", "min_ms", "max_ms", "p5_ms", "p95_ms")
+_DEVICE_KINDS = ("host", "adb", "browser", "apple")
 # What the columns of a measurement hold already.
 _KEPT_ELSEWHERE = ("artifact_name", "model", "scale", "scheme", "target", "tile", "threads", "timing", "device")
 
@@ -121,13 +122,15 @@ def _latency(artifact: Path, fields: dict[str, Any], whole: dict[str, Any], crea
     samples = tuple(map(float, timing.get("samples_ms", ())))
     info = whole.get("device_info") or {}
     machine = describe_machine()
-    kind = str(fields.get("device") or whole.get("device") or "host")
+    named = str(fields.get("device") or whole.get("device") or "host")
+    # Apple's rows give the device's own name where the others give their kind.
+    kind = named if named in _DEVICE_KINDS else "apple"
     return Measurement(
         kind=LATENCY,
         created=created,
         **_identity(meta, artifact),
         device_kind=kind,
-        device=str(info.get("title") or info.get("name") or (machine.cpu_model if kind == "host" else kind)),
+        device=str(info.get("title") or info.get("name") or (machine.cpu_model if kind == "host" else named)),
         runtime=str(fields.get("runtime") or timing.get("runtime") or meta.target),
         runtime_version=str(fields.get("runtime_version") or timing.get("runtime_version") or ""),
         backend=_backend(fields),
