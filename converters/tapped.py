@@ -35,7 +35,7 @@ def run_tapped(
         network: what :meth:`quantization.taps.LayerTaps.build` gave: its ``forward`` returns a tuple of tensors.
         lr: (h, w, 3) uint8; the network is lowered for this size.
         shapes: of the taps, in order, as the network in PyTorch gives them.
-        runtime: "tflite", "executorch" or "coreml_evaluator".
+        runtime: "tflite", "executorch", "coreml_evaluator", or "qdq" for the quantize/dequantize graph in PyTorch.
         scheme: name of the scheme that the network is of; Core ML takes the precision of its float values from it.
         threads: CPU threads of the runtime.
     Returns:
@@ -47,7 +47,7 @@ def run_tapped(
         RunnerError: the runtime refused or failed.
     """
     check_lr(lr, None)
-    runs = {"tflite": _run_tflite, "executorch": _run_executorch, "coreml_evaluator": _run_coreml}
+    runs = {"qdq": _run_qdq, "tflite": _run_tflite, "executorch": _run_executorch, "coreml_evaluator": _run_coreml}
     if runtime not in runs:
         raise ConfigError(f"runtime for taps must be one of {', '.join(runs)}, got {runtime!r}")
     with tempfile.TemporaryDirectory(prefix="edge-sr-taps-") as folder:
@@ -63,6 +63,13 @@ def run_tapped(
     if found != [tuple(shape) for shape in shapes]:
         raise RunnerError(f"expected taps of shapes {list(shapes)[:4]}... from {runtime}, got {found[:4]}...")
     return values
+
+
+def _run_qdq(network: nn.Module, lr: Image, folder: Path, scheme: str, threads: int) -> list[Tensor]:
+    if not isinstance(network, QuantizedNetwork):
+        raise ConfigError(f"expected a QuantizedNetwork for runtime qdq, got {type(network).__name__}; quantize it")
+    with torch.no_grad():
+        return list(to_qdq(network, weights="int8", duplicate_dequantize=False)(to_float(lr)))
 
 
 class _PictureTaps(nn.Module):

@@ -213,6 +213,13 @@ def test_unknown_runtime_is_refused(quantized: QuantizedNetwork, lr: Image) -> N
 
 
 # ------------------------------------------------------------------------------------------------ with real runtimes
+def test_quantize_dequantize_graph_with_a_wrong_bias_is_found_out(quantized: QuantizedNetwork, lr: Image) -> None:
+    assert find(quantized, lr, runtime="qdq").first is None
+    found = find(quantized, lr, runtime="qdq", lowered=with_wrong_bias(quantized, "purify.near", 0.05))
+    assert found.first is not None
+    assert (found.first.layer, found.first.op) == ("purify.near", "conv + relu")
+
+
 @pytest.mark.parametrize(
     ("runtime", "layer"), [("tflite", "blocks.0.refine"), ("executorch", "up"), ("coreml_evaluator", "gather")]
 )

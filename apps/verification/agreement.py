@@ -90,9 +90,9 @@ class Agreement:
 class AgreementMatrix:
     """All participants of one network, scheme and tile, and every pair of those that ran.
 
-    ``divergences`` holds one entry per artifact that was more than :data:`ALLOWED_LEVELS` from anyone;
-    ``divergence_reasons`` says of such an artifact without an entry why it has none: the search failed, or its pictures
-    are those of one that has.
+    ``divergences`` holds one entry per artifact that was more than :data:`ALLOWED_LEVELS` from anyone, and one for QDQ
+    where it was as far from the fake-quantized network; ``divergence_reasons`` says why one of them has no entry: the
+    search failed, or its pictures are those of one that has.
     """
 
     model: str
@@ -261,7 +261,7 @@ def _measure_group(
         compare_results(results[first], results[second], (first, second))
         for first, second in itertools.combinations(results, 2)
     ]
-    found, failed = _find_divergences(candidates, pairs, results, tiles, references, settings)
+    found, failed = _find_divergences(meta, candidates, pairs, results, tiles, references, settings)
     return AgreementMatrix(
         model=meta.model,
         scale=meta.scale,
@@ -346,6 +346,7 @@ def _run(
 
 
 def _find_divergences(
+    meta: ArtifactMeta,
     candidates: Sequence[_Candidate],
     pairs: Sequence[Agreement],
     results: dict[str, list[Image]],
@@ -357,7 +358,7 @@ def _find_divergences(
     failed: list[tuple[str, str]] = []
     for candidate in candidates if settings.diverging else ():
         own = [pair for pair in pairs if candidate.name in (pair.first, pair.second)]
-        if candidate.artifact is None or max((pair.max_levels for pair in own), default=0) <= ALLOWED_LEVELS:
+        if candidate.name in (FAKE_QUANT, FLOAT) or not _too_far(candidate, own):
             continue
         twin = _explained_twin(candidate.name, own, [divergence.participant for divergence in found])
         if twin is not None:
@@ -367,9 +368,9 @@ def _find_divergences(
         try:
             found.append(
                 find_divergence(
-                    references.network(candidate.artifact.meta),
-                    runtime=candidate.runtime,
-                    scheme=candidate.artifact.meta.scheme,
+                    references.network(meta),
+                    runtime="qdq" if candidate.artifact is None else candidate.runtime,
+                    scheme=meta.scheme,
                     lr=tiles[worst].lr,
                     participant=candidate.name,
                     tile_label=tiles[worst].label,
@@ -381,6 +382,12 @@ def _find_divergences(
         except EdgeSRError as error:
             failed.append((candidate.name, str(error)))
     return found, failed
+
+
+def _too_far(candidate: _Candidate, pairs: Sequence[Agreement]) -> bool:
+    """Whether an artifact is too far from anyone, or the PyTorch graph from the network it spells out."""
+    own = [pair for pair in pairs if candidate.artifact is not None or FAKE_QUANT in (pair.first, pair.second)]
+    return max((pair.max_levels for pair in own), default=0) > ALLOWED_LEVELS
 
 
 def _explained_twin(name: str, pairs: Sequence[Agreement], explained: Sequence[str]) -> str | None:

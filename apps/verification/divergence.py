@@ -152,7 +152,7 @@ def find_divergence(
 
     Args:
         network: what is right: a deployed float network, or a ``QuantizedNetwork``.
-        runtime: "tflite", "executorch" or "coreml_evaluator".
+        runtime: "tflite", "executorch", "coreml_evaluator", or "qdq" for the quantize/dequantize graph in PyTorch.
         scheme: of the artifact.
         lr: (h, w, 3) uint8, the artifact's tile size.
         lowered: lower this network instead, one of the same structure; default ``network``.

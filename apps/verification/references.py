@@ -66,23 +66,10 @@ class References:
         if not get_scheme(meta.scheme).quantized:
             return self.float_network(meta)
         key = (meta.checkpoint_sha256, meta.calibration_sha256, meta.scheme)
-        if key not in self._networks:
-            path = self._find(meta, meta.checkpoint_sha256, what="checkpoint")
-            weights = resolve_weights(
-                meta.model,
-                meta.scale,
-                meta.scheme,
-                checkpoint=path,
-                calibration=self._calibration,
-                progress=self._progress,
-            )
-            if weights.calibration_sha256 != meta.calibration_sha256:
-                raise CheckpointError(
-                    f"expected the calibration images of {meta.name} ({_short(meta.calibration_sha256)}), got others "
-                    f"({_short(weights.calibration_sha256)}): name the folder they were in, or export again"
-                )
-            self._networks[key] = weights.network
-        return self._networks[key]
+        with self._lock:
+            if key not in self._networks:
+                self._networks[key] = self._load_quantized(meta)
+            return self._networks[key]
 
     def float_network(self, meta: ArtifactMeta) -> nn.Module:
         """The deployed float network that an artifact descends from.
@@ -90,12 +77,29 @@ class References:
         Raises:
             CheckpointError: that checkpoint is not among those known here.
         """
-        sha256 = self._float_sha256(meta)
-        key = (sha256, None, "float")
-        if key not in self._networks:
-            path = self._find(meta, sha256, what="float checkpoint")
-            self._networks[key] = resolve_weights(meta.model, meta.scale, "fp32", checkpoint=path).network
-        return self._networks[key]
+        with self._lock:
+            sha256 = self._float_sha256(meta)
+            key = (sha256, None, "float")
+            if key not in self._networks:
+                path = self._find(meta, sha256, what="float checkpoint")
+                self._networks[key] = resolve_weights(meta.model, meta.scale, "fp32", checkpoint=path).network
+            return self._networks[key]
+
+    def _load_quantized(self, meta: ArtifactMeta) -> nn.Module:
+        weights = resolve_weights(
+            meta.model,
+            meta.scale,
+            meta.scheme,
+            checkpoint=self._find(meta, meta.checkpoint_sha256, what="checkpoint"),
+            calibration=self._calibration,
+            progress=self._progress,
+        )
+        if weights.calibration_sha256 != meta.calibration_sha256:
+            raise CheckpointError(
+                f"expected the calibration images of {meta.name} ({_short(meta.calibration_sha256)}), got others "
+                f"({_short(weights.calibration_sha256)}): name the folder they were in, or export again"
+            )
+        return weights.network
 
     def _float_sha256(self, meta: ArtifactMeta) -> str:
         if not get_scheme(meta.scheme).quantized:
