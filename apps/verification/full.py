@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import nn
+
 from apps.progress import Progress, quiet
 from apps.results import Result, plain
 from apps.verification.accuracy import VerifyReport, verify_artifacts
@@ -20,7 +22,7 @@ from apps.verification.full_checks import agreement_checks, arm_checks, colour_c
 from apps.verification.gate import GateCheck, GateLimits, check_rows, failure_lines
 from apps.verification.references import References
 from apps.verification.seam_certificate import SeamCertificate
-from apps.verification.seams import certify_seams
+from apps.verification.seams import certify_seams, reach_of
 from apps.verification.waterfall import WaterfallReport, measure_waterfall
 from converters.artifact import Artifact, load_artifact
 from converters.export import export_artifact
@@ -152,17 +154,25 @@ def verify_fully(
         ),
         (),
     )
+    reaches = {network: reach_of(network) for network in dict.fromkeys(map(work.network, artifacts))}
     seams = work.each(
         "seams",
         lambda artifact: certify_seams(
-            artifact, data=data, sets=sets, references=references, threads=threads, photos_per_set=1, progress=progress
+            artifact,
+            data=data,
+            sets=sets,
+            references=references,
+            reach=reaches[work.network(artifact)],
+            threads=threads,
+            photos_per_set=1,
+            progress=progress,
         ),
     )
     colour_cards = work.each(
         "colour card",
         lambda artifact: run_colour_card(artifact, references=references, threads=threads, progress=progress),
     )
-    arm = tuple(check for found in work.each("ARM numerics", work.check_arm) for check in found)
+    arm = tuple(check for found in work.each("ARM numerics", work.check_arm, side_by_side=False) for check in found)
     return FullReport(
         verify=verify,
         waterfall=waterfall,
@@ -186,8 +196,18 @@ class _Work:
     problems: list[GateCheck] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def each(self, part: str, make: Callable[[Artifact], Made]) -> tuple[Made, ...]:
-        """What a part gives for every artifact, those left out for which it failed."""
+    def network(self, artifact: Artifact) -> nn.Module:
+        """The network in PyTorch that an artifact was lowered from."""
+        return self.references.network(artifact.meta)
+
+    def each(self, part: str, make: Callable[[Artifact], Made], *, side_by_side: bool = True) -> tuple[Made, ...]:
+        """What a part gives for every artifact, those left out for which it failed.
+
+        Args:
+            part: its name, for problems and times.
+            make: must not trace networks where it runs ``side_by_side``: torch.fx patches every module's call.
+            side_by_side: in several threads; else one after another.
+        """
         start = time.monotonic()
 
         def attempt(artifact: Artifact) -> list[Made]:
@@ -197,7 +217,7 @@ class _Work:
                 self.problems.append(_problem(part, artifact.path.name, error))
                 return []
 
-        with ThreadPoolExecutor(self.jobs) as pool:
+        with ThreadPoolExecutor(self.jobs if side_by_side else 1) as pool:
             made = [entry for found in pool.map(attempt, self.artifacts) for entry in found]
         self.seconds[part] = time.monotonic() - start
         return tuple(made)
@@ -223,7 +243,7 @@ class _Work:
             return check_arm(artifact, progress=self.progress)
         with tempfile.TemporaryDirectory(prefix="edge-sr-arm-") as folder:
             small = export_artifact(
-                network=self.references.network(artifact.meta),
+                network=self.network(artifact),
                 scheme=artifact.meta.scheme,
                 target="tflite",
                 tile=_ARM_TILE,

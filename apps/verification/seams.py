@@ -75,6 +75,7 @@ def certify_seams(
     sets: Sequence[str] | None = None,
     checkpoint: Path | None = None,
     references: References | None = None,
+    reach: Reach | None = None,
     threads: int = 1,
     isolated: bool = True,
     runtime: str | None = None,
@@ -89,6 +90,8 @@ def certify_seams(
         data, sets: photos to look at besides the made-up pictures; default the sample photos.
         checkpoint: the one the artifact was made from; default the bundled one.
         references: networks already loaded, in place of ``checkpoint``.
+        reach: of the network behind the artifact, where :func:`reach_of` has measured it; while it does, torch.fx
+            patches every module's call, so nothing else may run a network.
         threads: CPU threads of the runtime.
         isolated: run the artifact in a child process.
         runtime: what executes the artifact; default the first of ``accuracy_runtimes``.
@@ -106,7 +109,7 @@ def certify_seams(
     if references is None:
         references = References([] if checkpoint is None else [checkpoint], progress=progress)
     network = references.network(meta)
-    reach = reach_of(network)
+    reach = reach_of(network) if reach is None else reach
     height, width = (2 * side for side in meta.tile)
     pictures = synthetic_pictures(height, width) + photo_pictures(
         height, width, scale=meta.scale, data=data, sets=sets, per_set=photos_per_set
