@@ -123,8 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: words after the program's name; default those of this process.
     Returns:
-        0; 1 where something looked at is broken; 2 for bad input or a step that failed; 3 where a gate failed; 130
-        after Ctrl-C. Every failure prints one line on stderr, never a traceback for anything a user can cause.
+        0; 1 where something looked at is broken, or differs; 2 for bad input or a step that failed; 3 where a gate
+        failed; 130 after Ctrl-C. Every failure prints one line on stderr, never a traceback for anything a user can
+        cause.
     """
     command = typer.main.get_command(app)
     try:
