@@ -256,6 +256,14 @@ def test_what_does_not_fit_a_whole_number_is_an_error_not_a_guess() -> None:
         evaluate(lambda x: mb.cast(x=mb.cast(x=x, dtype="int8"), dtype="int32"), {"x": x})
 
 
+def test_whole_numbers_are_divided_only_where_nothing_is_left() -> None:
+    x, y = np.array([6, -9], np.int32), np.array([3, 3], np.int32)
+    (got,) = evaluate(lambda x, y: builder().real_div(x=x, y=y), {"x": x, "y": y})
+    assert got.tolist() == [2, -3]
+    with pytest.raises(RunnerError, match="divide evenly in real_div"):
+        evaluate(lambda x, y: builder().real_div(x=x, y=y), {"x": x + 1, "y": y})
+
+
 def test_float16_sums_are_rounded_to_even_once() -> None:
     # 2049 is no float16: between 2048 and 2050 a tie goes to the even one; 2049 + 2**-9 would tell double rounding
     x = np.array([2048.0, 2050.0, 2048.0], np.float16)
