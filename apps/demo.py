@@ -19,7 +19,7 @@ from apps.verification.rows import VerifyRow
 from apps.verification.scoring import closing_runner
 from apps.weights import resolve_weights
 from converters.artifact import load_artifact
-from converters.runners import open_runner
+from converters.self_test import open_checked_runner
 from converters.targets import TARGETS
 from edge_sr.datasets import ImageSet, load_image_sets
 from edge_sr.errors import ConfigError
@@ -150,7 +150,7 @@ def showcase_of(
     meta = artifact.meta
     network = resolve_weights(meta.model, meta.scale, "fp32", checkpoint=checkpoint).network
     float_sr = upscale_image(TorchRunner(network, tile=meta.tile), pair.lr, overlap=meta.overlap)
-    runner = open_runner(artifact, isolated=True)
+    runner = open_checked_runner(artifact, isolated=True)
     with closing_runner(runner):
         int8_sr = upscale_image(runner, pair.lr, overlap=meta.overlap)
     return (

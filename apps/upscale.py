@@ -15,7 +15,7 @@ from apps.runnable import reason_not_runnable
 from apps.verification.scoring import closing_runner
 from apps.weights import resolve_weights
 from converters.artifact import load_artifact
-from converters.runners import open_runner
+from converters.self_test import open_checked_runner
 from edge_sr.errors import ConfigError, ImageError, RunnerError
 from edge_sr.images import read_image, write_image
 from edge_sr.runner import Runner, TorchRunner
@@ -106,7 +106,7 @@ def _artifact_runner(path: Path, threads: int, isolated: bool) -> Iterator[tuple
     reason = reason_not_runnable(artifact.meta.target)
     if reason is not None:
         raise RunnerError(f"{path.name} {reason}; use a tflite or executorch artifact")
-    runner = open_runner(artifact, threads=threads, isolated=isolated)
+    runner = open_checked_runner(artifact, threads=threads, isolated=isolated)
     with closing_runner(runner):
         yield runner, artifact.meta.overlap
 

@@ -1,7 +1,6 @@
 """Measure the bundled network's artifacts and write results/mobile_x4.json, from which README's tables are made.
 
     python scripts/measure.py accuracy --data ../shared/data/benchmarks --set Set5 --set Set14
-    python scripts/measure.py agreement --data ../shared/data/benchmarks --set Set5
     python scripts/measure.py latency          # on an otherwise idle machine
 
 Each step exports what it needs into ``--work`` (made once, used again while the weights are the same), replaces its own
@@ -31,14 +30,11 @@ from apps.results import Timing, envelope, plain, write_json
 from apps.verification.accuracy import verify_artifacts
 from apps.weights import resolve_weights
 from converters.artifact import Artifact, artifact_name, load_artifact
-from converters.runners import open_runner
 from edge_sr.checkpoints import bundled_checkpoint, load_checkpoint, sha256_file
 from edge_sr.datasets import ImageSet, load_image_sets
 from edge_sr.errors import ConfigError, ConversionError, EdgeSRError
 from edge_sr.evaluation import SetScore, evaluate_set
 from edge_sr.resize import bicubic_resize
-from edge_sr.runner import TorchRunner, pad_to
-from edge_sr.tiling import plan_tiles
 from quantization.state import load_quantized
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,49 +170,6 @@ def _score(score: SetScore) -> dict[str, Any]:
     return content
 
 
-# --------------------------------------------------------------------------------------------------------- agreement
-def measure_agreement(subject: Subject, *, data: Path, set_names: Sequence[str], progress: Progress) -> Section:
-    """How far each int8 artifact's output lies from the fake-quantized network's, level by level, tile by tile."""
-    tiles = _lr_tiles(subject, load_image_sets(data, set_names, subject.scale))
-    qnet = load_quantized(subject.checkpoint("w8a8")).qnet
-    expected_runner = TorchRunner(qnet, tile=subject.tile)
-    runners = {target: open_runner(subject.artifact(target, "w8a8")) for target in RUNNABLE}
-    levels = {target: np.zeros(256, dtype=np.int64) for target in RUNNABLE}
-    for done, lr in enumerate(tiles, start=1):
-        expected = expected_runner.run(lr).astype(np.int16)
-        for target, runner in runners.items():
-            difference = np.abs(runner.run(lr).astype(np.int16) - expected)
-            levels[target] += np.bincount(difference.ravel(), minlength=256)
-        progress("agreement", done, len(tiles))
-    rows = [{"target": target, "scheme": "w8a8", **_spread(levels[target])} for target in RUNNABLE]
-    return Section(content={"sets": list(set_names), "tiles": len(tiles), "artifacts": rows})
-
-
-def _lr_tiles(subject: Subject, sets: Sequence[ImageSet]) -> list[Image]:
-    """Every tile of every image, as :func:`edge_sr.tiling.upscale_image` would cut and pad them without overlap."""
-    height, width = subject.tile
-    tiles = []
-    for image_set in sets:
-        for pair in image_set:
-            padded = pad_to(pair.lr, height, width)
-            for tile in plan_tiles(padded.shape[0], padded.shape[1], subject.tile, 0):
-                read = padded[tile.top : tile.top + height, tile.left : tile.left + width]
-                tiles.append(np.ascontiguousarray(read))
-    return tiles
-
-
-def _spread(counts: NDArray[np.int64]) -> dict[str, Any]:
-    total = int(counts.sum())
-    differing = np.arange(256)
-    return {
-        "max_levels": int(np.flatnonzero(counts).max()),
-        "mean_levels": float((counts * differing).sum() / total),
-        "share_equal": float(counts[0] / total),
-        "share_over_1": float(counts[2:].sum() / total),
-        "share_over_2": float(counts[3:].sum() / total),
-    }
-
-
 # ----------------------------------------------------------------------------------------------------------- latency
 def measure_latency(subject: Subject, *, threads: Sequence[int], rounds: int, runs: int, progress: Progress) -> Section:
     """Latency of float and int8 in turns, so that what else the machine does falls on both alike.
@@ -269,7 +222,7 @@ def write_section(path: Path, subject: Subject, name: str, section: Section) -> 
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     content |= {"model": subject.model, "scale": subject.scale, "tile": list(subject.tile)}
     content["weights"] = weights(subject)
-    body = envelope(name, section, command=["python", *_relative(sys.argv)])
+    body = envelope(name, section, command=["python", *relative(sys.argv)])
     content[name] = {"checkpoint_sha256": subject.hashes(), **body}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
@@ -281,25 +234,26 @@ def weights(subject: Subject) -> dict[str, Any]:
     float_one = load_checkpoint(subject.checkpoint("fp32"), expect_model=subject.model)
     quantized = load_quantized(subject.checkpoint("w8a8"))
     return {
-        "training_parameters": _parameters(float_one.network),
-        "deployed_parameters": _parameters(resolve_weights(subject.model, subject.scale, "fp32").network),
+        "training_parameters": parameters(float_one.network),
+        "deployed_parameters": parameters(resolve_weights(subject.model, subject.scale, "fp32").network),
         "fp32": {"sha256": float_one.sha256, "metadata": dict(float_one.metadata)},
         "w8a8": {"sha256": quantized.sha256, "metadata": dict(quantized.metadata)},
     }
 
 
-def _parameters(network: nn.Module) -> int:
+def parameters(network: nn.Module) -> int:
+    """How many numbers a network has."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _relative(words: Sequence[str]) -> list[str]:
+def relative(words: Sequence[str]) -> list[str]:
     """The command as typed from the project's root, so that no folder of one machine is written down."""
     return [str(Path(word).relative_to(ROOT)) if word.startswith(f"{ROOT}/") else word for word in words]
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("accuracy", "agreement", "latency"))
+    parser.add_argument("step", choices=("accuracy", "latency"))
     parser.add_argument("--model", default="idsa_net_mobile")
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--tile", type=int, default=128, help="height and width of the LR tile (default 128)")
@@ -333,13 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "expected --data with the benchmark images, got none; name the folder that holds Set5"
                 )
             sets = options.sets or ["Set5", "Set14"]
-            if options.step == "agreement":
-                section = measure_agreement(subject, data=options.data, set_names=sets, progress=progress)
-            else:
-                targets = options.targets or ["tflite", "executorch", "coreml"]
-                section = measure_accuracy(
-                    subject, data=options.data, set_names=sets, targets=targets, progress=progress
-                )
+            targets = options.targets or ["tflite", "executorch", "coreml"]
+            section = measure_accuracy(subject, data=options.data, set_names=sets, targets=targets, progress=progress)
     write_section(options.out, subject, options.step, Section(content=plain(section.to_json())))
     return 0
 

@@ -32,7 +32,12 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "docs" / "templates"
 RESULTS = ROOT / "results"
 # The results that templates may name, so that a misspelt one is an error and a missing one is "not measured yet".
-RESULT_NAMES = ("mobile_x4", "training_mobile_x4")
+RESULT_NAMES = (
+    "mobile_x4",
+    "training_mobile_x4",
+    "verification_idsa_net_mobile_x4",
+    "verification_idsa_net_x4",
+)
 _BLOCK = re.compile(r"<!-- table: (?P<name>\w+) -->\n.*?<!-- end: (?P=name) -->", re.DOTALL)
 _MARK = re.compile(r"<!-- (?:table|end): (\w+) -->")
 

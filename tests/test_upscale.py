@@ -58,7 +58,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> RepeatingRunner:
     def open_runner(artifact: Artifact, *, threads: int, isolated: bool) -> RepeatingRunner:
         return one
 
-    monkeypatch.setattr(apps.upscale, "open_runner", open_runner)
+    monkeypatch.setattr(apps.upscale, "open_checked_runner", open_runner)
     return one
 
 

@@ -137,6 +137,8 @@ def _verify(
         for line in report.gate_failures:
             typer.echo(f"gate: {line}")
     print_verify(report)
+    for line in report.notices:
+        typer.echo(f"note: {line}")
     return report.checks, sorted({f"{row.label}: {row.reason}" for row in report.rows if row.failed})
 
 

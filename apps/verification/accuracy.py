@@ -15,18 +15,22 @@ from apps.verification.scoring import closing_runner, score
 from converters.artifact import Artifact, load_artifact, record_measured
 from converters.runners import accuracy_runtimes
 from converters.self_test import open_checked_runner
-from edge_sr.datasets import ImageSet, load_image_sets
+from edge_sr.datasets import ImageSet, check_lr_matches, load_image_sets
 from edge_sr.errors import ConfigError, RunnerError
 from edge_sr.evaluation import SetScore
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """All artifacts on all sets, what was asked of them, and what the gate said."""
+    """All artifacts on all sets, what was asked of them, and what the gate said.
+
+    ``notices`` are lines about the image sets that a reader of their scores should see.
+    """
 
     rows: tuple[VerifyRow, ...]
     limits: GateLimits
     checks: tuple[GateCheck, ...]
+    notices: tuple[str, ...] = ()
 
     @property
     def gate_failures(self) -> tuple[str, ...]:
@@ -37,6 +41,7 @@ class VerifyReport:
         return {
             "limits": asdict(self.limits),
             "gate_failures": list(self.gate_failures),
+            "notices": list(self.notices),
             "checks": [check.to_json() for check in self.checks],
             "rows": [row.to_json() for row in self.rows],
         }
@@ -95,7 +100,8 @@ def verify_artifacts(
                 artifact = record_measured(artifact, {name: {row.set_name: _measured(row) for row in own}})
             rows += own
     asked = GateLimits() if limits is None else limits
-    return VerifyReport(rows=tuple(rows), limits=asked, checks=check_rows(rows, asked))
+    notices = tuple(line for found in image_sets.values() for image_set in found for line in _notices(image_set))
+    return VerifyReport(rows=tuple(rows), limits=asked, checks=check_rows(rows, asked), notices=notices)
 
 
 def _verify_one(
@@ -134,6 +140,12 @@ def _verify_one(
         )
         for image_set, own in zip(image_sets, scores, strict=True)
     ]
+
+
+def _notices(image_set: ImageSet) -> tuple[str, ...]:
+    """What a reader of the set's scores should know: how it was found, and LR files that bicubic did not make."""
+    made = check_lr_matches(image_set).notice
+    return image_set.notices if made is None else (*image_set.notices, made)
 
 
 def _measured(row: VerifyRow) -> dict[str, Any]:

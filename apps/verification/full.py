@@ -132,8 +132,10 @@ def verify_fully(
             progress=progress,
         )
 
-    rows = tuple(row for report in work.each("accuracy", scored) for row in report.rows)
-    verify = VerifyReport(rows=rows, limits=asked, checks=check_rows(rows, asked))
+    reports = work.each("accuracy", scored)
+    rows = tuple(row for report in reports for row in report.rows)
+    notices = tuple(dict.fromkeys(line for report in reports for line in report.notices))
+    verify = VerifyReport(rows=rows, limits=asked, checks=check_rows(rows, asked), notices=notices)
     waterfall = work.whole(
         "waterfall",
         lambda: measure_waterfall(

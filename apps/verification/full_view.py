@@ -9,6 +9,7 @@ from typing import Any
 from apps.figures import png_bytes
 from apps.pages import write_page
 from apps.results import envelope, write_json
+from apps.tables import say
 from apps.verification.agreement_view import draw_agreement, print_agreement
 from apps.verification.colour_card_view import colour_sheet, print_colour_card
 from apps.verification.full import FullReport
@@ -26,6 +27,8 @@ PAGE, DATA = "report.html", "report.json"
 def print_full(report: FullReport) -> None:
     """The gate first, then every part as its own tables."""
     print_gate(report.checks)
+    for line in report.verify.notices:
+        say(f"note: {line}")
     print_waterfall(report.waterfall)
     for matrix in report.agreement:
         print_agreement(matrix)
@@ -55,8 +58,13 @@ def write_full(out: Path, report: FullReport, *, command: str) -> Path:
         the page's path.
     """
     facts: dict[str, Any] = {
-        "checks": report.checks,
         "failures": failures(report.checks),
+        "checks": [
+            *failures(report.checks),
+            *(check for check in report.checks if check.status == "skipped"),
+            *(check for check in report.checks if check.status == "passed"),
+        ],
+        "notices": report.verify.notices,
         "waterfall_rows": report.waterfall.rows,
         "waterfalls": [
             (f"{row.label} on {row.set_name}", chart)
@@ -65,10 +73,7 @@ def write_full(out: Path, report: FullReport, *, command: str) -> Path:
         ],
         "worst_tiles": draw_worst_tiles(report.waterfall.rows),
         "agreement": [(matrix, draw_agreement(matrix)) for matrix in report.agreement],
-        "seams": [
-            (certificate, seam_chart(certificate), None if (shown := seam_picture(certificate)) is None else shown)
-            for certificate in report.seams
-        ],
+        "seams": [(certificate, seam_chart(certificate), seam_picture(certificate)) for certificate in report.seams],
         "colour_cards": [(card, png_bytes(colour_sheet(card))) for card in report.colour_cards],
         "arm": report.arm,
         "seconds": report.seconds,
