@@ -108,22 +108,6 @@ def test_the_card_is_of_the_bundled_weights() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- measuring
-def test_spread_counts_levels_as_by_hand() -> None:
-    import numpy as np
-
-    counts = np.zeros(256, dtype=np.int64)
-    counts[[0, 1, 2, 5]] = (6, 2, 1, 1)
-    spread = _script("measure")._spread(counts)
-    # mean: (0*6 + 1*2 + 2*1 + 5*1) / 10
-    assert spread == {
-        "max_levels": 5,
-        "mean_levels": 0.9,
-        "share_equal": 0.6,
-        "share_over_1": 0.2,
-        "share_over_2": 0.1,
-    }
-
-
 def test_drop_from_the_float_artifact_is_taken_on_one_target() -> None:
     def row(target: str, scheme: str, psnr: float | None) -> dict[str, Any]:
         artifact = None if psnr is None else {"psnr_y_db": psnr}
