@@ -6,8 +6,10 @@ import secrets
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from apps.profiling.browser.device import (
     default_threads,
@@ -18,9 +20,17 @@ from apps.profiling.browser.device import (
 )
 from apps.profiling.browser.jobs import BrowserJob
 from apps.profiling.browser.litertjs import RUNTIME, VERSION
-from apps.profiling.browser.results import BrowserDevice, BrowserNumerics, BrowserRow, BrowserTiming, Configuration
+from apps.profiling.browser.results import (
+    BrowserDevice,
+    BrowserNumerics,
+    BrowserRow,
+    BrowserTiming,
+    Configuration,
+    empty_row,
+)
 from apps.profiling.browser.schema import Hello, PostedResult, ProgressNote
 from apps.progress import Progress, quiet
+from apps.results import NOISY_IQR_PERCENT
 from edge_sr.errors import DataError
 
 # A page that was silent for so long may be replaced by another one: it was reloaded, or its tab was closed.
@@ -102,7 +112,7 @@ class Board:
                 quiet_s = now - (self.last_seen or now)
                 same = self._hello is not None and self._hello.user_agent == message.user_agent
                 if quiet_s < _TAKEOVER_SECONDS or (self._numerics and not same):
-                    raise Refused("Another page is measuring already; close it, or start a new session on the computer.")
+                    raise Refused("Another page is measuring already: close it, or start again on the computer.")
             device = describe_device(
                 message, address=address, own_addresses=self.own_addresses, secure_url=self.secure_url
             )
@@ -220,32 +230,19 @@ class Board:
         reason: str | None = None,
         failed: bool = False,
     ) -> None:
-        meta = self.jobs[job].artifact.meta
-        self.rows[job, configuration.key] = BrowserRow(
-            artifact_path=self.jobs[job].artifact.path,
-            model=meta.model,
-            scale=meta.scale,
-            scheme=meta.scheme,
-            target=meta.target,
-            tile=meta.tile,
-            overlap=meta.overlap,
-            file=self.jobs[job].file,
-            configuration=configuration,
-            runtime=RUNTIME,
-            runtime_version=VERSION,
-            timing=timing,
-            numerics=numerics,
-            notes=notes,
-            reason=reason,
-            failed=failed,
-        )
+        row = empty_row(self.jobs[job].artifact, self.jobs[job].file, configuration, reason=reason)
+        self.rows[job, configuration.key] = replace(row, timing=timing, numerics=numerics, notes=notes, failed=failed)
         self.changed.notify_all()
 
     def _notes(self, configuration: Configuration, message: PostedResult) -> tuple[str, ...]:
         gpu = self._hello.webgpu if self._hello is not None else None
         processors = self._hello.hardware_concurrency if self._hello is not None else None
         timing = message.timing
+        samples = timing.samples_ms if timing is not None else []
         notes = {
+            "The runs differ by more than 10%: something else used the device, or it ran hot.": (
+                bool(samples) and _spread_percent(samples) > NOISY_IQR_PERCENT
+            ),
             "There are more threads than processors: they shared them.": configuration.threads > (processors or 1),
             "The page was in the background for a while: the browser may have slowed it.": message.hidden,
             "WebGPU ran in software on the processor: its picture counts, its time does not.": (
@@ -282,7 +279,7 @@ class Board:
             ],
             "artifacts": [
                 {
-                    "name": job.artifact.path.name,
+                    "model": job.artifact.meta.model,
                     "scheme": job.artifact.meta.scheme,
                     "scale": job.artifact.meta.scale,
                     "tile": list(job.artifact.meta.tile),
@@ -295,3 +292,8 @@ class Board:
 
     def _impossible(self, key: str, hello: Hello) -> bool:
         return any(one.key == key and why_unavailable(one, hello) is not None for one in self._configurations)
+
+
+def _spread_percent(samples: Sequence[float]) -> float:
+    first, median, third = np.quantile(np.asarray(samples), (0.25, 0.5, 0.75))
+    return float(100.0 * (third - first) / median)

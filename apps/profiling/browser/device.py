@@ -69,12 +69,12 @@ def describe_device(hello: Hello, *, address: str, own_addresses: frozenset[str]
 def browser_name(hello: Hello) -> str:
     """Name and version, from client hints where there are some, else from the user agent."""
     headless = re.search(_BROWSERS[0][0], hello.user_agent)
-    if headless:
-        return f"{_BROWSERS[0][1]} {headless[1]}"
     brands = hello.client_hints.brands if hello.client_hints else []
-    # Browsers add a made-up brand ("Not)A;Brand") so that nobody relies on the list.
-    real = [brand for brand in brands if "not" not in brand.brand.lower().split(")")[0].split("/")[0].split(" ")[0][:3]]
+    # Browsers add a made-up brand ("Not)A;Brand", "Not;A=Brand") so that nobody relies on the list.
+    real = [brand for brand in brands if not re.match(r"\W*Not\W", brand.brand)]
     own = [brand for brand in real if brand.brand != "Chromium"] or real
+    if headless:
+        return f"{_BROWSERS[0][1]} {own[0].version if own else headless[1]}"
     if own:
         return f"{own[0].brand} {own[0].version}"
     for pattern, name in _BROWSERS:
@@ -84,7 +84,7 @@ def browser_name(hello: Hello) -> str:
 
 
 def system_name(hello: Hello) -> str:
-    """Operating system and version; browsers freeze or blur both (Android 10, Mac OS X 10.15.7) without client hints."""
+    """Operating system and version; without client hints browsers freeze both (Android 10, Mac OS X 10.15.7)."""
     hints = hello.client_hints
     if hints and hints.platform:
         return f"{hints.platform} {hints.platform_version}".strip()
@@ -102,7 +102,8 @@ def is_software_gpu(adapter: Adapter) -> bool:
 
 def facts_lines(hello: Hello) -> list[str]:
     """A few words each, for the top of the page."""
-    cores = f"{hello.hardware_concurrency} processors" if hello.hardware_concurrency else "processors unknown"
+    count = hello.hardware_concurrency
+    cores = "processors unknown" if count is None else f"{count} processor{'s' if count > 1 else ''}"
     if hello.webgpu is None:
         gpu = "no WebGPU"
     else:
@@ -132,7 +133,7 @@ def why_unavailable(configuration: Configuration, hello: Hello) -> str | None:
         return "threads need an isolated, secure page (https, or localhost)"
     # LiteRT.js 2.5.3 starts as many helpers as there are processors; waiting for one more would never end.
     if configuration.threads > (hello.hardware_concurrency or 1) + 1:
-        return f"too many threads for what this browser says it has: {hello.hardware_concurrency or 'unknown'} processors"
+        return f"the browser says that it has {hello.hardware_concurrency or 1} processors, too few for so many threads"
     return None
 
 
@@ -159,7 +160,7 @@ def _hints(hello: Hello, *, secure_url: bool) -> tuple[str, ...]:
     elif hello.clock_resolution_ms > _COARSE_CLOCK_MS:
         hints.append("This browser's clock is coarse; each sample is a batch of runs, so that it does not matter.")
     if hello.secure_context and hello.webgpu is None:
-        hints.append("No WebGPU: a current Chrome, Edge or Safari has it on most phones, and it may be off in settings.")
+        hints.append("No WebGPU: a current Chrome, Edge or Safari has it on most phones; it may be off in settings.")
     if secure_url and not hello.cross_origin_isolated:
         hints.append("Some browsers refuse to isolate a page whose certificate they do not know.")
     return tuple(hints)

@@ -70,7 +70,8 @@ class BrowserJob:
         if not np.isfinite(stored).all():
             return BrowserNumerics(reference=self.reference, agrees=False, summary="its output holds NaN or infinity")
         quantized = self.expected.dtype == np.uint8
-        difference = np.abs(stored.astype(np.float64) - self.expected.astype(np.float64)) / (255.0 if quantized else 1.0)
+        white = 255.0 if quantized else 1.0
+        difference = np.abs(stored.astype(np.float64) - self.expected.astype(np.float64)) / white
         largest, square = float(difference.max()), float(np.mean(difference**2))
         psnr_db = math.inf if square == 0.0 else -10.0 * math.log10(square)
         within = psnr_db >= _AGREEMENT_DB if quantized or precision == "fp16" else largest <= _FLOAT_TOLERANCE
@@ -185,6 +186,6 @@ def _summary(largest: float, psnr_db: float, *, within: bool) -> str:
     if largest == 0.0:
         return "bit-equal to the computer"
     if largest <= _EQUAL_FLOAT:
-        return f"equal to the computer to {_EQUAL_FLOAT:g}"
+        return "within 1e-6 of the computer"
     words = f"{psnr_db:.1f} dB to the computer's picture, at most {255.0 * largest:.3g} levels off"
     return words if within else f"wrong picture: {words}"

@@ -160,9 +160,7 @@ def _pack(folder: Path) -> None:
         )
     command = [npm, "pack", *names, "--pack-destination", str(folder), "--ignore-scripts", "--silent"]
     try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False
-        )
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise DataError(f"expected npm to fetch {RUNTIME}, got nothing in {_FETCH_SECONDS:g} s; try again") from None
     if done.returncode != 0:
@@ -187,7 +185,7 @@ def _unpack(archive: Path, package: NpmPackage, folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fetch the runtime; exit status 2 with one line on stderr where that fails."""
-    parser = argparse.ArgumentParser(prog=FETCH_COMMAND, description=f"Fetch {RUNTIME} {VERSION} into the user's cache.")
+    parser = argparse.ArgumentParser(prog=FETCH_COMMAND, description=f"Fetch {RUNTIME} {VERSION} into the cache.")
     parser.add_argument("--from", dest="archives", type=Path, metavar="FOLDER", help="folder with npm's archives")
     parser.add_argument("--to", dest="folder", type=Path, metavar="FOLDER", help=f"default {runtime_folder()}")
     options = parser.parse_args(arguments)

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from apps.profiling.browser.litertjs import RUNTIME, VERSION
 from apps.profiling.certainty import is_settled, median_interval
 from apps.results import NOISY_IQR_PERCENT, plain
+from converters.artifact import Artifact
 from edge_sr.errors import ConfigError
 
 THERMAL_STATE = "not available in browsers"
@@ -211,6 +213,27 @@ class BrowserRow:
         return plain(  # type: ignore[no-any-return]
             {"artifact_name": self.label, "device": "browser", "backend": backend, **fields, **results}
         )
+
+
+def empty_row(
+    artifact: Artifact, file: str | None, configuration: Configuration, *, reason: str | None = None
+) -> BrowserRow:
+    """The row of an artifact with nothing measured yet."""
+    meta = artifact.meta
+    return BrowserRow(
+        artifact_path=artifact.path,
+        model=meta.model,
+        scale=meta.scale,
+        scheme=meta.scheme,
+        target=meta.target,
+        tile=meta.tile,
+        overlap=meta.overlap,
+        file=file,
+        configuration=configuration,
+        runtime=RUNTIME,
+        runtime_version=VERSION,
+        reason=reason,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ _TYPES = {
     # Browsers compile while loading only under this very type.
     ".wasm": "application/wasm",
 }
+_NOTHING = "There is nothing here; use the whole address as it was printed."
 _BYTES = "application/octet-stream"
 _HEADERS = {
     # The first two isolate the page, which is what threads and a fine clock are given for.
@@ -149,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self._inside()
         asset = None if path is None else self.server.assets.get(path)
         if asset is None:
-            return self._say(HTTPStatus.NOT_FOUND, {"error": "There is nothing here; use the whole address as printed."})
+            return self._say(HTTPStatus.NOT_FOUND, {"error": _NOTHING})
         self._send(HTTPStatus.OK, asset.content, asset.content_type, cached=asset.cached)
         return None
 
@@ -158,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         path = self._inside()
         if path is None:
-            return self._say(HTTPStatus.NOT_FOUND, {"error": "There is nothing here; use the whole address as printed."})
+            return self._say(HTTPStatus.NOT_FOUND, {"error": _NOTHING})
         if not self.server.messages.take():
             return self._say(HTTPStatus.TOO_MANY_REQUESTS, {"error": "Too many messages at once; reload the page."})
         action = self._action(path)
@@ -189,9 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ["output", job, key] if (index := _index(job, board.jobs)) is not None:
                 return board.jobs[index].output_bytes, lambda body: board.output(index, key, body, run=run)
             case ["result", job, key] if (index := _index(job, board.jobs)) is not None:
-                return LARGEST_MESSAGE_BYTES, lambda body: board.result(
-                    index, key, parse(PostedResult, body), run=run
-                )
+                return LARGEST_MESSAGE_BYTES, lambda body: board.result(index, key, parse(PostedResult, body), run=run)
         return None
 
     def _inside(self) -> str | None:
@@ -204,9 +203,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self, limit: int) -> bytes | None:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or self.headers.get("Transfer-Encoding"):
-            return self._refuse(HTTPStatus.LENGTH_REQUIRED, "A message must say how long it is.")
+            self._refuse(HTTPStatus.LENGTH_REQUIRED, "A message must say how long it is.")
+            return None
         if len(length) > 12 or int(length) > limit:
-            return self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A message here holds at most {limit} bytes.")
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A message here holds at most {limit} bytes.")
+            return None
         return self.rfile.read(int(length))
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
@@ -232,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the session's own progress says what happens."""
 
 

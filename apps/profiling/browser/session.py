@@ -25,8 +25,8 @@ from apps.profiling.browser.addresses import (
 from apps.profiling.browser.board import Board, Plan
 from apps.profiling.browser.chromium import find_chromium, headless_chromium
 from apps.profiling.browser.jobs import BrowserJob, prepare_job, why_not
-from apps.profiling.browser.litertjs import RUNTIME, VERSION, load_runtime
-from apps.profiling.browser.results import BACKENDS, BrowserReport, BrowserRow, Configuration
+from apps.profiling.browser.litertjs import load_runtime
+from apps.profiling.browser.results import BACKENDS, BrowserReport, Configuration, empty_row
 from apps.profiling.browser.schema import MOST_SAMPLES
 from apps.profiling.browser.server import PageServer
 from apps.progress import Progress, quiet
@@ -225,9 +225,7 @@ def _wait(board: Board, limits: Limits, browser: Popen[bytes] | None) -> str:
         return "interrupted"
 
 
-def _report(
-    board: Board, artifacts: Sequence[Artifact], refused: dict[Path, str | None], ended: str
-) -> BrowserReport:
+def _report(board: Board, artifacts: Sequence[Artifact], refused: dict[Path, str | None], ended: str) -> BrowserReport:
     why_missing = {
         "timeout": "not measured: no browser came" if board.device is None else "not measured: the browser fell silent",
         "interrupted": "not measured: the session was interrupted",
@@ -237,26 +235,8 @@ def _report(
     for artifact in artifacts:
         reason = refused[artifact.path]
         if reason is not None:
-            rows.append(_refused_row(artifact, reason))
+            rows.append(empty_row(artifact, None, Configuration(backend="wasm"), reason=reason))
     order = {artifact.path: place for place, artifact in enumerate(artifacts)}
     return BrowserReport(
         device=board.device, rows=tuple(sorted(rows, key=lambda row: order[row.artifact_path])), ended=ended
-    )
-
-
-def _refused_row(artifact: Artifact, reason: str) -> BrowserRow:
-    meta = artifact.meta
-    return BrowserRow(
-        artifact_path=artifact.path,
-        model=meta.model,
-        scale=meta.scale,
-        scheme=meta.scheme,
-        target=meta.target,
-        tile=meta.tile,
-        overlap=meta.overlap,
-        file=None,
-        configuration=Configuration(backend="wasm"),
-        runtime=RUNTIME,
-        runtime_version=VERSION,
-        reason=reason,
     )

@@ -7,7 +7,7 @@ const SILENCE_LIMIT_MS = 180000;
 const RUN_KEY = "edge-sr-run";
 const byId = (id) => document.getElementById(id);
 
-const session = { run: "", plan: null, done: 0, total: 0, lost: false, slowest: new Map() };
+const session = { run: "", plan: null, done: 0, total: 0 };
 let wasHidden = document.hidden;
 document.addEventListener("visibilitychange", () => { wasHidden ||= document.hidden; });
 
@@ -152,10 +152,10 @@ function draw(plan) {
   }
   for (const [job, artifact] of plan.artifacts.entries()) {
     const card = byId("artifact-template").content.cloneNode(true);
-    card.querySelector("h2").textContent = artifact.name;
+    card.querySelector("h2").textContent = title(artifact);
     const [height, width] = artifact.tile;
     const kb = Math.round(artifact.size_bytes / 1000);
-    card.querySelector("p").textContent = `${artifact.scheme}, ${width}×${height} pixels ×${artifact.scale}, ${kb} kB`;
+    card.querySelector("p").textContent = `${width}×${height} pixels in, ${width * artifact.scale}×${height * artifact.scale} out, ${kb} kB`;
     for (const configuration of plan.configurations) card.querySelector("ul").append(newRow(plan, job, configuration));
     byId("queue").append(card);
   }
@@ -201,15 +201,15 @@ function showRow(row, artifact, outcome, numerics, kept) {
   row.item.dataset.median = median;
   const verdict = element("span", numerics.summary);
   verdict.className = "verdict good";
-  const notes = kept.notes.length ? ` ${kept.notes.join(" ")}` : "";
+  const notes = kept.notes.map((note) => ` ${note}`).join("");
   const range = ` · ${ms(first)} to ${ms(third)} ms, ${sorted.length} runs, first ${ms(outcome.timing.first_ms)} ms.${notes}`;
   row.show("done", `${ms(median)} ms`, 1, [verdict, range]);
-  scaleBars(row.item.parentElement);
+  scaleBars();
 }
 
-// Bars of one artifact share a scale: the slowest fills its line.
-function scaleBars(list) {
-  const done = [...list.querySelectorAll('[data-state="done"][data-median]')];
+// All bars share a scale: the slowest fills its line.
+function scaleBars() {
+  const done = [...document.querySelectorAll('[data-state="done"][data-median]')];
   const slowest = Math.max(...done.map((item) => Number(item.dataset.median)));
   for (const item of done) item.querySelector(".bar span").style.width = `${(100 * Number(item.dataset.median)) / slowest}%`;
 }
@@ -220,8 +220,7 @@ function showPicture(artifact, pixels, stored, configuration) {
   const scaled = stored instanceof Uint8Array ? stored : Uint8ClampedArray.from(stored, (value) => Math.floor(value * 255 + 0.5));
   paint(after, scaled, width * artifact.scale, height * artifact.scale);
   paint(before, pixels, width, height);
-  before.style.width = "100%";
-  byId("caption").textContent = `${artifact.name}, ${configuration.label}: ${width}×${height} pixels in, ${width * artifact.scale}×${height * artifact.scale} out.`;
+  byId("caption").textContent = `${title(artifact)}, ${configuration.label}: each input pixel becomes ${artifact.scale}×${artifact.scale}.`;
   byId("picture").hidden = false;
   byId("split").oninput = split;
   split();
@@ -243,8 +242,12 @@ function split() {
   byId("divider").style.left = `${share}%`;
 }
 
-function state(title, advice) {
-  byId("state").textContent = title;
+function title(artifact) {
+  return `${artifact.model} ×${artifact.scale}, ${artifact.scheme}`;
+}
+
+function state(heading, advice) {
+  byId("state").textContent = heading;
   byId("advice").textContent = advice;
 }
 

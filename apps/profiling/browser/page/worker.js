@@ -6,6 +6,9 @@
 const WARMUP_RUNS = 3;
 const WARMUP_MS = 500;
 const FEWEST_SAMPLES = 10;
+// Where ten runs take longer than this many times the time allowed, fewer must do.
+const PATIENCE = 3;
+const FEWEST_SAMPLES_EVER = 3;
 // One sample lasts at least this many ticks of the clock, so that a tick is at most 5% of it.
 const TICKS_PER_SAMPLE = 20;
 const LARGEST_BATCH = 10000;
@@ -43,7 +46,7 @@ async function measure(task) {
   self.postMessage({ kind: "output", stored: first.stored });
   await go;
 
-  const { warmupRuns, estimateMs } = await warmUp(once, task.runs);
+  const { warmupRuns, estimateMs } = await warmUp(once, task);
   const tickMs = clockResolution();
   const batch = Math.min(LARGEST_BATCH, Math.max(1, Math.ceil((TICKS_PER_SAMPLE * tickMs) / Math.max(estimateMs, 1e-6))));
   const { samples, last } = await takeSamples(once, batch, task);
@@ -120,11 +123,12 @@ function toPixels(stored) {
   return pixels;
 }
 
-async function warmUp(once, runs) {
+async function warmUp(once, task) {
   say("warming up");
   const times = [];
   const started = performance.now();
-  while (times.length < WARMUP_RUNS || (performance.now() - started < WARMUP_MS && times.length < runs)) {
+  const more = (spent) => (times.length < WARMUP_RUNS && spent < task.max_ms) || (spent < WARMUP_MS && times.length < task.runs);
+  while (times.length === 0 || more(performance.now() - started)) {
     await once();
     times.push(performance.now());
   }
@@ -139,6 +143,7 @@ async function takeSamples(once, batch, task) {
   while (samples.length < task.runs) {
     const now = performance.now();
     if (samples.length >= FEWEST_SAMPLES && now - started > task.max_ms) break;
+    if (samples.length >= FEWEST_SAMPLES_EVER && now - started > PATIENCE * task.max_ms) break;
     if (samples.length === 0 || now - reported > REPORT_EVERY_MS) {
       reported = now;
       self.postMessage({ kind: "progress", phase: "measuring", done: samples.length, total: task.runs });
