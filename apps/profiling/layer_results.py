@@ -61,8 +61,11 @@ class LayerCost:
 
     @property
     def gmacs_per_second(self) -> float | None:
-        """Billions of multiply-accumulates a second; None for a layer without any, or one too cheap to be timed."""
-        return self.macs / (self.median_ms * 1e6) if self.macs and self.median_ms > 0 else None
+        """Billions of multiply-accumulates a second; None without any, or where the time may as well be zero."""
+        interval = self.interval_ms
+        if not self.macs or self.median_ms <= 0 or (interval is not None and interval[0] <= 0):
+            return None
+        return self.macs / (self.median_ms * 1e6)
 
 
 @dataclass(frozen=True, kw_only=True)

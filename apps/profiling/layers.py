@@ -3,8 +3,8 @@
 Two methods, by what a runtime gives:
 
 - ``operator profile`` (TFLite): LiteRT's own profiler times every operator in place, in the very file, see
-  :mod:`apps.profiling.litert_ops`. Its clock counts whole microseconds, cut off, so an operator of a few microseconds is
-  known roughly; on the operators of a run together that is up to one microsecond each too little.
+  :mod:`apps.profiling.litert_ops`. Its clock counts whole microseconds, cut off: an operator of a few microseconds is
+  known roughly, and each is up to one microsecond too cheap, which ends up in the residual.
 - ``prefixes`` (ExecuTorch): the executorch wheel is built without its event tracer (1.4.1: the trace is empty), so the
   network is lowered again and again, cut later and later; a layer is what a cut costs more than the one before it, see
   :mod:`apps.profiling.prefixes`. A layer is then a convolution with all that follows until the next one. Each cut gives
@@ -160,15 +160,11 @@ def prefix_profile(artifact: Artifact, threads: int, cuts: Any, *, macs: int) ->
         samples = tuple(now - earlier for now, earlier in zip(medians, before, strict=True))
         layers.append(LayerCost(name=cut.name, kind=cut.kind, kernel="", macs=cut.macs, samples_ms=samples))
         before = medians
-    notes = [
-        f"{PREFIXES}: differences between cuts of the network lowered again; cuts give open values out in float, "
-        "so a cheap layer may be negative",
-    ]
+    limits = "cuts give open values out in float, so a cheap layer may be negative"
+    notes = [f"{PREFIXES}: differences between cuts of the network, lowered again; {limits}"]
     counted = sum(cut.macs for cut in cuts.cuts)
     if counted != macs:
-        notes.append(
-            f"convolutions hold {counted:,} of the file's {macs:,} MACs; the others are not assigned to layers"
-        )
+        notes.append(f"convolutions hold {counted:,} of the file's {macs:,} MACs; no layer has the others")
     return LayerProfile(
         **_identity(artifact, threads),
         method=PREFIXES,

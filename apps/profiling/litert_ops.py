@@ -74,7 +74,7 @@ def profile_ops(*, artifact: str, threads: int, runs: int, max_seconds: float) -
         max_seconds: stop after this long, but never before ten runs of either kind.
     Returns:
         ``names`` of the operators in order; ``op_us``: one list of whole microseconds per operator; ``plain_ms``:
-        wall-clock milliseconds of as many runs without the profiler; ``invoke_us``: what the profiler says of whole runs.
+        wall-clock milliseconds of as many runs without the profiler; ``invoke_us``: the profiler's time of whole runs.
     Raises:
         MissingToolError: ai-edge-litert, or its library, is not installed.
         RunnerError: LiteRT refused something, gave another picture than its interpreter, or unreadable events.
@@ -113,7 +113,7 @@ def profile_ops(*, artifact: str, threads: int, runs: int, max_seconds: float) -
 
 
 class CompiledModel:
-    """A TFLite file with one input and one output on LiteRT's CPU accelerator. Nothing is freed before the process ends.
+    """A TFLite file with one input and one output on LiteRT's CPU accelerator. Freed when the process ends.
 
     Args:
         path: the file.
