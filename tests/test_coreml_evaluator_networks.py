@@ -51,9 +51,10 @@ def is_op(node: fx.Node, kind: str) -> bool:
 class Alignment:
     """Which value of the eager graph each value of the program stands for, and the factor between the two.
 
-    Float operations keep their node's name. quantize and dequantize are renamed and int8 may become uint8 around 128,
-    so they are found as readers of values already known. Around a sum coremltools 9.0 divides all scales by one of
-    them ("distributive_quantized_binary_op_scale_normalization"), hence the factor.
+    Float operations keep their node's name. quantize, dequantize and transpose are renamed and int8 may become uint8
+    around 128, so they are found as readers of values already known; a reshape that was moved behind its quantize has
+    that one's name. Around a sum coremltools 9.0 divides all scales by one of them
+    ("distributive_quantized_binary_op_scale_normalization"), hence the factor.
     """
 
     def __init__(self, recorder: Recorder, package: MilPackage) -> None:
@@ -70,10 +71,17 @@ class Alignment:
         factor = self.factor_of.get(sources[0], 1.0) if sources else 1.0
         if operation.kind in ("cast", "identity"):
             return self.node_of.get(sources[0]), factor
+        node = self.node_of.get(sources[0])
+        readers = node.users if node is not None else {}
+        if operation.kind == "transpose":
+            shape = operation.outputs[0][1].shape
+            turned = (user for user in readers if "permute" in str(user.target) or "transpose" in str(user.target))
+            return next((user for user in turned if tuple(self.values[user].shape) == shape), None), factor
         if operation.kind not in ("quantize", "dequantize"):
-            return self.by_name.get(operation.name.removesuffix("_cast_fp16")), factor
-        node, scale = self.node_of.get(sources[0]), float(self.package.constant(operation, "scale"))
-        for user in node.users if node is not None else ():
+            name = operation.name.removesuffix("_cast_fp16").replace("quantize_", "quantize_per_tensor_")
+            return self.by_name.get(name), factor
+        scale = float(self.package.constant(operation, "scale"))
+        for user in readers:
             if is_op(user, operation.kind):
                 ratio = scale / float(user.args[1])  # type: ignore[arg-type]
                 if operation.kind == "dequantize":
@@ -100,7 +108,7 @@ class Alignment:
             return
         self.node_of[operation.output], self.factor_of[operation.output] = node, factor
         self.compared[operation.kind] = self.compared.get(operation.kind, 0) + 1
-        if operation.kind in ("quantize", "floor"):  # of the picture's levels
+        if not result.is_floating_point() or operation.kind == "floor":  # of the picture's levels
             offset = 128 if result.dtype == torch.uint8 else 0
             self.largest_lsb = max(self.largest_lsb, int((result.int() - offset - eager.int()).abs().max()))
             return
@@ -149,7 +157,8 @@ def test_every_operation_makes_of_eagers_values_what_eager_makes(tmp_path: Path,
     kinds = [operation.kind for operation in evaluator.operations]
     assert aligned.compared["conv"] == kinds.count("conv") > 4
     assert aligned.compared.get("quantize", 0) == kinds.count("quantize")
-    assert sum(aligned.compared.values()) > 0.75 * len(kinds)
+    # all but the picture over 255 and the clip, which has another name
+    assert sum(aligned.compared.values()) >= len(kinds) - 2
     assert aligned.largest_lsb <= 1
 
 

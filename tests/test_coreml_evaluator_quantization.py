@@ -11,6 +11,8 @@ from coreml_programs import FLOAT_TYPES, Array, assert_close, builder, evaluate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_sr.errors import RunnerError
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("coremltools") is None, reason="coremltools is not installed")
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
@@ -59,6 +61,17 @@ def test_quantize_rounds_to_even_and_saturates_and_dequantize_returns(
     expected = np.clip(np.rint(wide(x) / steps) + offset, low, high)
     np.testing.assert_array_equal(levels, expected)
     assert_close(back, (expected - offset) * steps, dtype)
+
+
+def test_infinity_saturates_and_nan_is_no_level() -> None:
+    mb, x = builder(), np.array([np.inf, -np.inf], np.float32)
+
+    def build(x: Any) -> Any:
+        return mb.cast(x=mb.quantize(input=x, scale=np.float32(1), output_dtype="int8"), dtype="int32")
+
+    assert evaluate(build, {"x": x})[0].tolist() == [127, -128]
+    with pytest.raises(RunnerError, match=r"expected quantize '\w+' .* to run, got NaN to quantize"):
+        evaluate(build, {"x": x + np.array([np.nan, 0], np.float32)})
 
 
 @pytest.mark.parametrize("stored", LIMITS)

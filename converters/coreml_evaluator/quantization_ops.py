@@ -50,7 +50,8 @@ def _quantize(node: Node) -> Kernel:
         levels = (x / scale).round_()
         if zero_point is not None:
             levels += zero_point
-        # NaN has no level; left alone it would become a plausible one
+        if levels.numel() and bool(levels.amin().isnan()):  # it has no level, and would become a plausible one
+            raise RuntimeError("NaN to quantize")
         return levels.clamp_(low, high).to(storage)
 
     return Kernel(parameters=("input",), compute=compute, dtypes=(dtype,))
