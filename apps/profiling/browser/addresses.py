@@ -62,13 +62,19 @@ def choose_lan_address() -> str:
     return addresses[0]
 
 
-def qr_code(url: str) -> str:
-    """The address as a code for a terminal, two modules per character; for dark and light backgrounds alike."""
+def qr_code(url: str, *, coloured: bool = False) -> str:
+    """The address as a code for a terminal, two modules per character.
+
+    Args:
+        url: what to encode.
+        coloured: with escape codes for white on black, so that it is no negative on a light terminal.
+    """
     import segno
 
     drawn = StringIO()
     segno.make(url, error="l", micro=False).terminal(drawn, compact=True, border=2)
-    return drawn.getvalue()
+    lines = drawn.getvalue().splitlines()
+    return "\n".join(f"\x1b[38;5;231;48;5;16m{line}\x1b[0m" if coloured else line for line in lines)
 
 
 def make_certificate(folder: Path, addresses: tuple[str, ...]) -> Certificate:

@@ -178,11 +178,11 @@ def _serving(server: PageServer) -> Iterator[None]:
 
 
 def _invitation(url: str, server: PageServer, *, lan: bool, https: bool, headless: bool) -> list[str]:
-    if headless:
+    if headless and not lan:
         return []
     lines = [f"open this address {'on the device to measure' if lan else 'in a browser here'}: {url}"]
     if lan:
-        lines += ["or scan it:", qr_code(url).rstrip("\n")]
+        lines += ["or scan it:", qr_code(url, coloured=sys.stderr.isatty())]
         if https:
             lines.append("the browser will warn of the certificate: compare its fingerprint with the one above")
         else:
