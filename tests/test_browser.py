@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ import pytest
 import torch
 from devtools import chromium_page
 
+from apps.history import store as history
 from apps.profiling.browser import session
 from apps.profiling.browser.addresses import lan_addresses
 from apps.profiling.browser.board import Board, Plan
@@ -27,7 +29,7 @@ from apps.profiling.browser.jobs import BrowserJob
 from apps.profiling.browser.litertjs import load_runtime
 from apps.profiling.browser.results import BrowserReport, BrowserRow
 from apps.profiling.browser.server import PageServer
-from apps.profiling.browser.session import Limits, profile_in_browser
+from apps.profiling.browser.session import BrowserOptions, profile_in_browser
 from apps.profiling.browser_view import print_browser
 from converters.artifact import load_artifact
 from converters.export import export_artifact
@@ -40,7 +42,9 @@ from quantization.fake_quant import Mode
 from quantization.quantizer import prepare
 
 TILE = (32, 32)
-QUICK: dict[str, Any] = {"runs": 6, "max_seconds": 2.0, "limits": Limits(wait_s=90.0, silence_s=90.0)}
+QUICK = BrowserOptions(
+    open_page=False, backends=("wasm",), threads=(1,), runs=6, max_seconds=2.0, wait_s=90.0, silence_s=90.0
+)
 
 
 def _quietly(_: str) -> None:
@@ -239,9 +243,8 @@ def by_name(report: BrowserReport) -> dict[tuple[str, str], BrowserRow]:
 
 @pytest.fixture(scope="module")
 def wasm_report(artifacts: dict[str, Path], chromium: None) -> BrowserReport:
-    return profile_in_browser(
-        list(artifacts.values()), headless=True, backends=("wasm",), threads=(1, 2), announce=_quietly, **QUICK
-    )
+    options = replace(QUICK, headless=True, threads=(1, 2))
+    return profile_in_browser(list(artifacts.values()), options=options, announce=_quietly)
 
 
 def test_every_artifact_is_measured_with_one_and_with_two_threads(wasm_report: BrowserReport) -> None:
@@ -287,8 +290,8 @@ def test_table_shows_device_medians_and_verdicts(
 
 
 def test_webgpu_in_software_computes_the_right_picture_and_says_so(artifacts: dict[str, Path], chromium: None) -> None:
-    quick = {**QUICK, "runs": 3, "max_seconds": 1.0}
-    report = profile_in_browser([artifacts["fp32"]], headless=True, backends=("webgpu",), announce=_quietly, **quick)
+    options = replace(QUICK, headless=True, backends=("webgpu",), runs=3, max_seconds=1.0)
+    report = profile_in_browser([artifacts["fp32"]], options=options, announce=_quietly)
     rows = by_name(report)
     row = rows["fp32", "webgpu-fp32"]
     assert row.numerics is not None, row.reason
@@ -311,9 +314,7 @@ def test_wrong_picture_is_found_and_its_latency_dropped(
         return replace(job, expected=np.ascontiguousarray(job.expected[:, ::-1]))
 
     monkeypatch.setattr(session, "prepare_job", planted)
-    report = profile_in_browser(
-        [artifacts["w8a8"]], headless=True, backends=("wasm",), threads=(1,), announce=_quietly, **QUICK
-    )
+    report = profile_in_browser([artifacts["w8a8"]], options=replace(QUICK, headless=True), announce=_quietly)
     row = report.rows[0]
     assert (row.timing, row.failed, report.ended) == (None, True, "complete")
     assert "wrong picture" in str(row.reason)
@@ -323,9 +324,8 @@ def test_plain_http_in_a_network_measures_one_thread_on_a_coarse_clock(
     artifacts: dict[str, Path], chromium: None, lan: str
 ) -> None:
     said: list[str] = []
-    report = profile_in_browser(
-        [artifacts["w8a8"]], lan=True, headless=True, threads=(1, 2), announce=said.append, **QUICK
-    )
+    options = replace(QUICK, lan=True, headless=True, threads=(1, 2), backends=("wasm", "webgpu"))
+    report = profile_in_browser([artifacts["w8a8"]], options=options, announce=said.append)
     text = "\n".join(said)
     assert f"http://{lan}:" in text
     assert "█" in text
@@ -347,16 +347,8 @@ def test_https_gives_a_device_in_the_network_threads(artifacts: dict[str, Path],
     if shutil.which("openssl") is None:
         pytest.skip("openssl is missing")
     said: list[str] = []
-    report = profile_in_browser(
-        [artifacts["w8a8"]],
-        lan=True,
-        https=True,
-        headless=True,
-        backends=("wasm",),
-        threads=(2,),
-        announce=said.append,
-        **QUICK,
-    )
+    options = replace(QUICK, lan=True, https=True, headless=True, threads=(2,))
+    report = profile_in_browser([artifacts["w8a8"]], options=options, announce=said.append)
     assert report.rows[0].timing is not None, report.rows[0].reason
     assert report.device is not None
     assert report.device.facts["cross_origin_isolated"] is True
@@ -375,11 +367,7 @@ def test_page_waits_for_the_start_and_shows_picture_and_numbers(artifacts: dict[
             announced.set()
 
     def work() -> None:
-        reports.append(
-            profile_in_browser(
-                [artifacts["w8a8"]], open_page=False, backends=("wasm",), threads=(1,), announce=announce, **QUICK
-            )
-        )
+        reports.append(profile_in_browser([artifacts["w8a8"]], options=QUICK, announce=announce))
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
@@ -408,8 +396,8 @@ def test_page_waits_for_the_start_and_shows_picture_and_numbers(artifacts: dict[
 
 
 def test_session_ends_by_itself_where_no_browser_comes(artifacts: dict[str, Path], runtime: None) -> None:
-    limits = Limits(wait_s=0.3, silence_s=0.3)
-    report = profile_in_browser([artifacts["w8a8"]], open_page=False, announce=_quietly, limits=limits)
+    options = replace(QUICK, wait_s=0.3, silence_s=0.3)
+    report = profile_in_browser([artifacts["w8a8"]], options=options, announce=_quietly)
     assert (report.ended, report.device) == ("timeout", None)
     assert [row.reason for row in report.rows] == ["not measured: no browser came"]
 
@@ -419,7 +407,7 @@ def test_interrupted_session_keeps_its_rows(artifacts: dict[str, Path], runtime:
         if line.startswith("Ctrl-C"):
             threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
-    report = profile_in_browser([artifacts["w8a8"]], open_page=False, announce=announce, limits=Limits(wait_s=30.0))
+    report = profile_in_browser([artifacts["w8a8"]], options=QUICK, announce=announce)
     assert report.ended == "interrupted"
     assert [row.reason for row in report.rows] == ["not measured: the session was interrupted"]
 
@@ -440,16 +428,28 @@ def test_loopback_only_unless_the_network_is_asked_for(artifacts: dict[str, Path
                 finally:
                     connection.close()
 
-        profile_in_browser(
-            [artifacts["w8a8"]],
-            lan=in_network,
-            open_page=False,
-            announce=announce,
-            limits=Limits(wait_s=0.2, silence_s=0.2),
-        )
+        options = replace(QUICK, lan=in_network, wait_s=0.2, silence_s=0.2)
+        profile_in_browser([artifacts["w8a8"]], options=options, announce=announce)
     assert reached == {False: False, True: True}
 
 
 def test_port_in_use_is_one_clear_line(artifacts: dict[str, Path], runtime: None, server: PageServer) -> None:
     with pytest.raises(ConfigError, match="--port"):
-        profile_in_browser([artifacts["w8a8"]], port=server.port, open_page=False, announce=_quietly)
+        profile_in_browser([artifacts["w8a8"]], options=replace(QUICK, port=server.port), announce=_quietly)
+
+
+def test_command_measures_prints_saves_and_keeps_a_history(
+    artifacts: dict[str, Path], chromium: None, tmp_path: Path, edge_sr_command: Path
+) -> None:
+    command = [str(edge_sr_command), "profile", str(artifacts["w8a8"]), "--device", "browser", "--headless"]
+    command += ["--backend", "wasm", "--threads", "1", "--runs", "5", "--max-seconds", "1"]
+    command += ["--json", str(tmp_path / "browser.json"), "--history", str(tmp_path / "history.sqlite")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Headless Chromium" in done.stdout
+    saved = json.loads((tmp_path / "browser.json").read_text(encoding="utf-8"))
+    assert saved["kind"] == "edge-sr/profile-browser"
+    assert len(saved["rows"][0]["timing"]["samples_ms"]) == 5
+    kept = history.read(tmp_path / "history.sqlite")
+    assert [(one.device_kind, one.backend, len(one.samples_ms)) for one in kept] == [("browser", "wasm", 5)]
+    assert kept[0].device.startswith("Headless Chromium")

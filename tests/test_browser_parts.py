@@ -21,7 +21,7 @@ from apps.profiling.browser.jobs import BrowserJob, choose_variant, why_not
 from apps.profiling.browser.results import BrowserTiming, Configuration
 from apps.profiling.browser.schema import Hello, PostedResult, parse
 from apps.profiling.browser.server import Bucket
-from apps.profiling.browser.session import profile_in_browser
+from apps.profiling.browser.session import BrowserOptions, profile_in_browser
 from converters.artifact import IoVariant, TensorSpec, load_artifact
 from edge_sr.errors import ConfigError, DataError, MissingToolError
 from fakes import fake_artifact
@@ -444,8 +444,10 @@ def test_missing_chromium_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"threads": (0,)}, "threads"),
         ({"runs": 0}, "runs"),
         ({"max_seconds": 0.0}, "within an hour"),
+        ({"port": 70000}, "port"),
+        ({"wait_s": 0.0}, "waiting"),
     ],
 )
-def test_impossible_wishes_are_refused(tmp_path: Path, arguments: dict[str, Any], named: str) -> None:
+def test_impossible_wishes_are_refused(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        profile_in_browser([fake_artifact(tmp_path)], **arguments)
+        BrowserOptions(**arguments)

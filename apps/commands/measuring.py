@@ -16,6 +16,7 @@ from apps.commands.options import Artifacts, Json, save, working
 if TYPE_CHECKING:
     from apps.history.collect import ProfiledReport
     from apps.profiling.adb.planning import AdbOptions
+    from apps.profiling.browser.session import BrowserOptions
 
 INTERRUPTED = 130
 
@@ -26,6 +27,7 @@ class Device(StrEnum):
     host = "host"
     adb = "adb"
     apple = "apple"
+    browser = "browser"
 
 
 class Place(StrEnum):
@@ -38,10 +40,15 @@ class Place(StrEnum):
 def profile(
     artifacts: Artifacts,
     device: Annotated[
-        Device, typer.Option("--device", help="host is this machine; adb an Android phone; apple a Mac or iPhone.")
+        Device,
+        typer.Option(
+            "--device",
+            help="host is this machine; adb an Android phone; apple a Mac or iPhone; browser any device.",
+        ),
     ] = Device.host,
     threads: Annotated[
-        list[int] | None, typer.Option("--threads", help="CPU threads; may be given again. Default: 1.", min=1)
+        list[int] | None,
+        typer.Option("--threads", help="CPU threads; may be given again. Default: 1 (browser: and 4).", min=1),
     ] = None,
     runs: Annotated[int, typer.Option("--runs", help="Timed runs per measurement, at least.", min=1)] = 50,
     max_seconds: Annotated[float, typer.Option("--max-seconds", help="Stop one measurement after this long.")] = 20.0,
@@ -55,7 +62,8 @@ def profile(
         Path | None, typer.Option("--executor-runner", help="adb: ExecuTorch's tool for Android; remembered.")
     ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option("--backend", help="adb: xnnpack, gpu or nnapi; may be given again.")
+        list[str] | None,
+        typer.Option("--backend", help="adb: xnnpack, gpu, nnapi; browser: wasm, webgpu; repeatable."),
     ] = None,
     pin: Annotated[
         bool | None, typer.Option("--pin/--no-pin", help="adb: on the fastest cores only, or on any. Default: both.")
@@ -72,6 +80,23 @@ def profile(
         typer.Option("--compute-unit", help="apple: ALL, CPU_ONLY, CPU_AND_GPU, CPU_AND_NE; may be given again."),
     ] = None,
     team: Annotated[str | None, typer.Option("--team", help="apple: development team, for an iPhone.")] = None,
+    lan: Annotated[
+        bool,
+        typer.Option("--lan", help="browser: let devices in the network in; prints address and QR code."),
+    ] = False,
+    https: Annotated[
+        bool, typer.Option("--https", help="browser: with --lan, give phones threads and WebGPU (self-signed).")
+    ] = False,
+    port: Annotated[int, typer.Option("--port", help="browser: port to listen on; 0 takes a free one.", min=0)] = 0,
+    open_page: Annotated[
+        bool, typer.Option("--open/--no-open", help="browser: open the page here, where there is a screen.")
+    ] = True,
+    headless: Annotated[
+        bool, typer.Option("--headless", help="browser: run Chromium here without a window; labelled so.")
+    ] = False,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="browser: fetch LiteRT.js first (38 MB, by npm) where it is missing.")
+    ] = False,
     history_file: HistoryFile = None,
     no_history: NoHistory = False,
     json_file: Json = None,
@@ -101,6 +126,22 @@ def profile(
             _adb(artifacts, serial, options, benchmark_model, executor_runner, keep, json_file)
         case Device.apple:
             _apple(artifacts, place, compute_unit, runs, team, serial, keep, json_file)
+        case Device.browser:
+            from apps.profiling.browser.session import BrowserOptions
+
+            wanted = BrowserOptions(
+                lan=lan,
+                https=https,
+                port=port,
+                open_page=open_page,
+                headless=headless,
+                fetch=fetch,
+                backends=tuple(backend or ("wasm", "webgpu")),
+                threads=tuple(threads or ()),
+                runs=runs,
+                max_seconds=max_seconds,
+            )
+            _browser(artifacts, wanted, keep, json_file)
 
 
 def _host(
@@ -186,6 +227,27 @@ def _apple(
     keep(report)
     print_apple(report)
     fail_on(sorted({f"{row.artifact_path.name}: {row.reason}" for row in report.rows if row.failed}))
+
+
+def _browser(
+    artifacts: list[Path],
+    options: BrowserOptions,
+    keep: Callable[[ProfiledReport], None],
+    json_file: Path | None,
+) -> None:
+    from apps.profiling.browser.session import profile_in_browser
+    from apps.profiling.browser_view import print_browser
+
+    with working(json_file) as progress:
+        report = profile_in_browser(artifacts, options=options, progress=progress)
+    save("profile-browser", report, json_file)
+    keep(report)
+    print_browser(report)
+    if report.ended == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+    fail_on(sorted({f"{row.label}, {row.configuration.label}: {row.reason}" for row in report.rows if row.failed}))
+    if not report.complete:
+        fail_on([f"expected a browser to measure everything, got {report.ended}; open the page again"])
 
 
 def _keeper(path: Path | None, left_out: bool) -> Callable[[ProfiledReport], None]:

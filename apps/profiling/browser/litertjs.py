@@ -108,7 +108,8 @@ def load_runtime(folder: Path | None = None) -> dict[str, bytes]:
             contents[name] = (folder / name).read_bytes()
         except FileNotFoundError:
             raise MissingToolError(
-                f"profiling in a browser needs {RUNTIME} {VERSION}, got no {name} in {folder}; {FETCH_COMMAND}"
+                f"profiling in a browser needs {RUNTIME} {VERSION}, got no {name} in {folder}; "
+                f"edge-sr profile --device browser --fetch gets it, as does {FETCH_COMMAND}"
             ) from None
         if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise DataError(f"expected {name} of {RUNTIME} {VERSION} in {folder}, got an altered file; {FETCH_COMMAND}")
