@@ -30,6 +30,7 @@ from apps.results import Timing, envelope, plain, write_json
 from apps.verification.accuracy import verify_artifacts
 from apps.weights import resolve_weights
 from converters.artifact import Artifact, artifact_name, load_artifact
+from converters.runners import accuracy_runtimes
 from edge_sr.checkpoints import bundled_checkpoint, load_checkpoint, sha256_file
 from edge_sr.datasets import ImageSet, load_image_sets
 from edge_sr.errors import ConfigError, ConversionError, EdgeSRError
@@ -114,9 +115,12 @@ def measure_accuracy(
     float_whole = {row.set_name: _score(row.float_whole) for row in report.rows}
     rows = []
     for artifact in artifacts:
+        # On macOS a Core ML package has rows of Core ML and of the evaluator: the first are the more telling.
+        runtime = accuracy_runtimes(artifact.meta.target)[0]
         rows.append(
             {
                 "target": artifact.meta.target,
+                "runtime": runtime,
                 "scheme": artifact.meta.scheme,
                 "post_training": artifact.meta.calibration_sha256 is not None,
                 "size_bytes": artifact.meta.size_bytes,
@@ -132,7 +136,7 @@ def measure_accuracy(
                         "quantization_drop_db": row.quantization_drop_db,
                     }
                     for row in report.rows
-                    if row.artifact_path == artifact.path
+                    if row.artifact_path == artifact.path and row.runtime == runtime
                 },
             }
         )
