@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands import diffing, history, linting, looking, making, measuring, planning, training, verifying
+from apps.commands import costs, diffing, history, linting, looking, making, measuring, planning, training, verifying
 from apps.commands.options import examples
 from apps.machine import package_version
 from edge_sr import __version__
@@ -66,6 +66,12 @@ app.command(
         "edge-sr profile out/artifacts/*tflite* --device host --threads 1 --threads 2 --json latency.json",
     )
 )(measuring.profile)
+app.command(
+    epilog=examples(f"edge-sr layers {_ARTIFACT}", f"edge-sr layers {_ARTIFACT} --figure layers.png --json layers.json")
+)(costs.layers)
+app.command(
+    epilog=examples(f"edge-sr roofline {_ARTIFACT}", "edge-sr roofline out/artifacts/*tflite* --threads 1 --threads 2")
+)(costs.roofline)
 app.command(
     epilog=examples(
         "edge-sr plan out/artifacts/*w8a8_tflite* --image 1000x750 --ram 512MB",

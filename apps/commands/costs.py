@@ -1,0 +1,72 @@
+"""``edge-sr layers`` and ``edge-sr roofline``: where an artifact's time goes here, and how far it could go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apps.commands.making import fail_on
+from apps.commands.options import Artifacts, Checkpoint, Json, save, working
+
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads of the runtime.", min=1)]
+Figure = Annotated[
+    Path | None, typer.Option("--figure", help="Also draw a chart into this PNG.", show_default=False, metavar="FILE")
+]
+
+
+def layers(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder, as export wrote it.", show_default=False)],
+    checkpoint: Checkpoint = None,
+    threads: Threads = 1,
+    runs: Annotated[int, typer.Option("--runs", help="Timed runs of the whole.", min=1)] = 50,
+    figure: Figure = None,
+    json_file: Json = None,
+) -> None:
+    """Time every layer of an artifact on this machine.
+
+    TFLite: LiteRT's operator profile of the very file. ExecuTorch, which is built without a profiler: the network cut
+    after each convolution, lowered again and timed in turns with the artifact, which takes minutes.
+    """
+    from apps.profiling.layers import profile_layers
+    from apps.profiling.layers_view import layers_chart, print_layers
+
+    with working(json_file) as progress:
+        result = profile_layers(artifact, checkpoint=checkpoint, threads=threads, runs=runs, progress=progress)
+    save("layers", result, json_file)
+    print_layers(result)
+    _draw(figure, layers_chart(result) if figure is not None else b"")
+
+
+def roofline(
+    artifacts: Artifacts,
+    threads: Annotated[
+        list[int] | None, typer.Option("--threads", help="CPU threads; may be given again. Default: 1.", min=1)
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", help="Turns of artifact and peak.", min=1)] = 3,
+    figure: Figure = None,
+    json_file: Json = None,
+) -> None:
+    """Compare artifacts with what this machine reaches on dense convolutions in the same runtime, scheme and threads.
+
+    Both are timed in turns. Percent of peak says how far from the machine's limit an artifact is.
+    """
+    from apps.profiling.roofline import measure_roofline
+    from apps.profiling.roofline_view import print_roofline, roofline_chart
+
+    with working(json_file) as progress:
+        report = measure_roofline(artifacts, threads=tuple(threads or (1,)), rounds=rounds, progress=progress)
+    save("roofline", report, json_file)
+    print_roofline(report)
+    _draw(figure, roofline_chart(report) if figure is not None else b"")
+    if all(row.reason is not None for row in report.rows):
+        fail_on(sorted({f"{row.label}: {row.reason}" for row in report.rows}))
+
+
+def _draw(path: Path | None, png: bytes | None) -> None:
+    from edge_sr.atomic import atomic_path
+
+    if path is not None and png:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(png)
