@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the browser tests run: Chromium, and LiteRT.js in the user's cache (npm fetches it). Run again: nothing
-# happens.
+# Installs what the browser tests run: Chromium, openssl, and LiteRT.js in the user's cache (npm fetches it). Run again:
+# nothing happens.
 #
 #     scripts/install_browser.sh [PYTHON]     # as root, or with sudo on PATH; PYTHON default .venv/bin/python
 set -euo pipefail
@@ -9,6 +9,7 @@ python=${1:-.venv/bin/python}
 
 missing=()
 command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing+=(chromium)
+command -v openssl >/dev/null || missing+=(openssl)
 "$python" -c 'from apps.profiling.browser.litertjs import load_runtime; load_runtime()' 2>/dev/null && fetched=1 || fetched=0
 [ "$fetched" = 1 ] || command -v npm >/dev/null || missing+=(npm)
 if [ ${#missing[@]} -gt 0 ]; then
