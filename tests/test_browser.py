@@ -402,10 +402,11 @@ def test_session_ends_by_itself_where_no_browser_comes(artifacts: dict[str, Path
     assert [row.reason for row in report.rows] == ["not measured: no browser came"]
 
 
-def test_interrupted_session_keeps_its_rows(artifacts: dict[str, Path], runtime: None) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_session_keeps_its_rows(artifacts: dict[str, Path], runtime: None, number: signal.Signals) -> None:
     def announce(line: str) -> None:
         if line.startswith("Ctrl-C"):
-            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+            threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
 
     report = profile_in_browser([artifacts["w8a8"]], options=QUICK, announce=announce)
     assert report.ended == "interrupted"
