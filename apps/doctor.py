@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
 from apps.machine import MachineInfo, describe_machine, package_version
-from apps.profiling.host import DEVICES
 from apps.progress import Progress, quiet
 from apps.runnable import reason_not_runnable
 from converters.isolation import run_in_child
@@ -204,7 +203,24 @@ def _training_devices() -> Iterator[Check]:
 
 
 def _check_devices() -> list[Check]:
-    machine = describe_machine()
-    checks = [Check(group="devices", name=name, status=OK, detail=machine.line) for name in DEVICES]
-    detail = "phones over adb and browsers cannot be profiled with this version"
-    return [*checks, Check(group="devices", name="adb, browser", status=NOTE, detail=detail)]
+    from apps.profiling.adb.adb import find_adb
+    from apps.profiling.apple import check_system
+    from apps.profiling.browser.litertjs import load_runtime
+
+    host = Check(group="devices", name="host", status=OK, detail=describe_machine().line)
+    return [
+        host,
+        _check_device("adb", find_adb, "adb is there; connect a phone and see adb devices"),
+        _check_device("browser", load_runtime, "LiteRT.js is there"),
+        _check_device("apple", lambda: check_system("mac"), "a Mac with Xcode's tools"),
+    ]
+
+
+def _check_device(name: str, look: Callable[[], object], found: str) -> Check:
+    """What another kind of device needs is a note where it is missing: nobody needs all of them."""
+    try:
+        look()
+    except EdgeSRError as error:
+        detail, _, cure = str(error).partition("; ")
+        return Check(group="devices", name=name, status=NOTE, detail=detail, cure=cure)
+    return Check(group="devices", name=name, status=OK, detail=found)

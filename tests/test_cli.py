@@ -164,7 +164,7 @@ def test_profile_prints_median_and_keeps_raw_samples(
     saved = tmp_path / "profile.json"
     assert _run("profile", line.artifact("w8a8"), "--threads", "1", "--runs", "4", "--json", saved) == 0
     (row,) = json.loads(saved.read_text())["rows"]
-    assert len(row["timing"]["samples_ms"]) == 4
+    assert len(row["timing"]["samples_ms"]) >= 10  # never fewer, whatever is asked
     assert row["timing"]["median_ms"] == pytest.approx(float(np.median(row["timing"]["samples_ms"])))
     assert f"{row['timing']['median_ms']:.2f}" in capsys.readouterr().out
 
@@ -333,7 +333,7 @@ def test_result_file_with_other_content_is_refused_before_the_work(
 
 def test_unknown_device_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("profile", tmp_path, "--device", "pixel8") == 2
-    assert "devices that exist (host)" in _error(capsys)
+    assert "'host', 'adb', 'apple', 'browser'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--no-such-option"], ["no-such-command"], ["verify"], ["export", "--scale", "x"]])

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apps.verification.rows import VerifyRow
 from apps.verification.gate import (
     GateCheck,
     GateLimits,
@@ -32,6 +31,7 @@ from apps.verification.gate_view import (
     print_gate,
     write_junit,
 )
+from apps.verification.rows import VerifyRow
 from edge_sr.errors import ConfigError, GateError
 from edge_sr.evaluation import ImageScore, SetScore
 

@@ -1,4 +1,4 @@
-"""Latency of artifacts on a device, each measured in a process of its own."""
+"""Latency of artifacts on this machine, each measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from converters.artifact import Artifact, load_artifact
 from converters.isolation import run_in_child
 from edge_sr.errors import ConfigError, RunnerError
 
-DEVICES = ("host",)
+DEVICE = "host"
 
 # Loading the libraries, the model and the first runs; the timed runs come on top.
 _STARTUP_SECONDS = 120.0
@@ -22,7 +22,6 @@ _STARTUP_SECONDS = 120.0
 def profile_artifacts(
     paths: Sequence[Path],
     *,
-    device: str = "host",
     threads: Sequence[int] = (1,),
     runs: int = 50,
     max_seconds: float = 20.0,
@@ -33,7 +32,6 @@ def profile_artifacts(
 
     Args:
         paths: artifact folders.
-        device: where to run; only ``host``, this machine, exists.
         threads: CPU thread counts of the runtime, each measured.
         runs: timed runs per measurement at least, after warm-up.
         max_seconds: stop timing one measurement after this long (at least ten runs are always made).
@@ -43,10 +41,9 @@ def profile_artifacts(
     Returns:
         one row per artifact and thread count; a row without timing says why.
     Raises:
-        ConfigError: unknown device, no artifact, or a number out of range.
+        ConfigError: no artifact, or a number out of range.
         ArtifactError: a folder is missing, damaged or altered. All are checked before any is run.
     """
-    check_device(device)
     if not paths:
         raise ConfigError("expected at least one artifact folder, got none, give the folder that export wrote")
     if not threads or min(threads) < 1:
@@ -59,23 +56,12 @@ def profile_artifacts(
         for count in dict.fromkeys(threads):
             what = f"profile {artifact.path.name}, {count} thread{'s' if count > 1 else ''}"
             progress(what, 0, 1)
-            rows.append(_profile_one(artifact, device, count, runs, max_seconds, until_settled))
+            rows.append(_profile_one(artifact, count, runs, max_seconds, until_settled))
             progress(what, 1, 1)
-    return ProfileReport(rows=tuple(rows), device=device)
+    return ProfileReport(rows=tuple(rows), device=DEVICE)
 
 
-def check_device(device: str) -> None:
-    """Raise ConfigError unless ``device`` exists."""
-    if device not in DEVICES:
-        raise ConfigError(
-            f"expected one of the devices that exist ({', '.join(DEVICES)}), got {device!r}; "
-            "phones over adb and browsers cannot be profiled with this version"
-        )
-
-
-def _profile_one(
-    artifact: Artifact, device: str, threads: int, runs: int, max_seconds: float, until_settled: bool
-) -> ProfileRow:
+def _profile_one(artifact: Artifact, threads: int, runs: int, max_seconds: float, until_settled: bool) -> ProfileRow:
     reason = reason_not_runnable(artifact.meta.target)
     timing, failed = None, False
     if reason is None:
@@ -91,7 +77,7 @@ def _profile_one(
         target=artifact.meta.target,
         tile=artifact.meta.tile,
         overlap=artifact.meta.overlap,
-        device=device,
+        device=DEVICE,
         threads=threads,
         timing=timing,
         reason=reason,
