@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,8 @@ def train(
             stop_at=stop_at,
             progress=progress,
         )
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun one process speaks for all
     save("train", report, json_file)
     state = str(report.checkpoint) if report.checkpoint.exists() else f"not complete yet, snapshot in {out}"
     say(
