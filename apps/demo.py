@@ -103,7 +103,9 @@ def run_demo(
         record=True,
         progress=progress,
     )
-    profile = profile_artifacts(export.paths, threads=threads, runs=runs, max_seconds=max_seconds, progress=progress)
+    profile = profile_artifacts(
+        export.paths, threads=threads, runs=runs, max_seconds=max_seconds, until_settled=False, progress=progress
+    )
     html, json_path = out_dir / "report.html", out_dir / "report.json"
     write_report(
         html,

@@ -1,7 +1,7 @@
 """Verify a network's artifacts fully and write results/verification_NETWORK_xSCALE.json, the README's source.
 
-    python scripts/measure_verification.py --data ../shared/data/benchmarks --set Set5 --set Set14
-    python scripts/measure_verification.py --model idsa_net --tile 64 --checkpoint NETWORK --data DATA --set Set5
+    python -m scripts.measure_verification --data ../shared/data/benchmarks --set Set5 --set Set14
+    python -m scripts.measure_verification --model idsa_net --tile 64 --checkpoint NETWORK --data DATA --set Set5
 
 It exports fp32 and w8a8 for every target into ``--work``, runs ``edge-sr verify --full`` on them, keeps its page there
 and a digest of its numbers in the result file.
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     name = f"{options.model}_x{options.scale}"
     work = (options.work / name).resolve()
-    command = ["python", *relative(sys.argv)]
+    command = ["python", "-m", "scripts.measure_verification", *relative(sys.argv[1:])]
     claim_folder(work)
     with progress_bars() as progress:
         exported = export_artifacts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,9 @@ os.environ["NO_COLOR"] = "1"
 os.environ.pop("FORCE_COLOR", None)
 # No test may write into the history of whoever runs it.
 os.environ["EDGE_SR_HISTORY"] = str(Path(tempfile.mkdtemp(prefix="edge-sr-history-")) / "history.sqlite3")
+
+# A shell's background job ignores Ctrl-C and hands that on to its children, of which some are sent one by a test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -23,7 +23,10 @@ from edge_sr.images import read_image, write_image
 from edge_sr.networks import create_network
 from quantization.qat_config import QATConfig
 
-COMMANDS = ("export", "verify", "profile", "upscale", "demo", "train", "qat", "models", "doctor")
+COMMANDS = (
+    *("export", "verify", "diff", "profile", "layers", "roofline", "plan", "lint", "history", "compare"),
+    *("upscale", "demo", "train", "qat", "models", "doctor"),
+)
 CONFIG = """
 model = "idsa_net_mobile"
 scale = 4
