@@ -27,6 +27,9 @@ POST_TRAINING = "post-training"
 # Calibration crops: LR pixels per side, and how many are taken from each image at most.
 CALIBRATION_SIDE = 64
 CALIBRATION_CROPS_PER_IMAGE = 4
+# The range search runs the network several times for each of its grids. Above this product of grids and parameters it
+# takes one crop of each image: idsa_net then takes two minutes of two cores and not nine.
+_LARGE_SEARCH = 20_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +124,10 @@ def quantize_after_training(
     for (_, grid), (_, seen) in zip(network.grids(), observer.grids(), strict=True):
         grid.set_range(float(seen.low), float(seen.high))
     network.set_mode(Mode.QUANTIZE)
+    size = len(list(network.grids())) * sum(parameter.numel() for parameter in deployed.parameters())
+    searched = [batch[:1] for batch in batches] if size > _LARGE_SEARCH else batches
     search_ranges(
-        network, deployed, batches, progress=lambda done, total: progress(f"search ranges {scheme}", done, total)
+        network, deployed, searched, progress=lambda done, total: progress(f"search ranges {scheme}", done, total)
     )
     return network.eval(), digest.hexdigest()
 

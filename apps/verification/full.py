@@ -16,7 +16,7 @@ from apps.progress import Progress, quiet
 from apps.results import Result, plain
 from apps.verification.accuracy import VerifyReport, verify_artifacts
 from apps.verification.agreement import AgreementMatrix, measure_agreement
-from apps.verification.arm import LARGEST_TILE, ArmCheck, check_arm, why_no_arm
+from apps.verification.arm import ArmCheck, check_arm, why_no_arm
 from apps.verification.colour_card import ColourCard, run_colour_card
 from apps.verification.full_checks import agreement_checks, arm_checks, colour_checks, seam_checks
 from apps.verification.gate import GateCheck, GateLimits, check_rows, failure_lines
@@ -236,12 +236,12 @@ class _Work:
             self.seconds[part] = time.monotonic() - start
 
     def check_arm(self, artifact: Artifact) -> tuple[ArmCheck, ...]:
-        """ARM numerics of a TFLite artifact; a tile too large for the emulator is exported again, small."""
+        """ARM numerics of a TFLite artifact; one of larger tiles is exported again, small."""
         if artifact.meta.target != "tflite":
             return ()
         if missing := why_no_arm():
             raise MissingToolError(missing)
-        if max(artifact.meta.tile) <= LARGEST_TILE:
+        if max(artifact.meta.tile) <= max(_ARM_TILE):
             return check_arm(artifact, progress=self.progress)
         with tempfile.TemporaryDirectory(prefix="edge-sr-arm-") as folder:
             small = export_artifact(
