@@ -28,7 +28,7 @@ POST_TRAINING = "post-training"
 CALIBRATION_SIDE = 64
 CALIBRATION_CROPS_PER_IMAGE = 4
 # The range search runs the network several times for each of its grids. Above this product of grids and parameters it
-# takes one crop of each image: idsa_net then takes two minutes of two cores and not nine.
+# takes one crop of each image, and so a quarter of the time.
 _LARGE_SEARCH = 20_000_000
 
 
