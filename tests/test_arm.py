@@ -12,10 +12,11 @@ from types import ModuleType
 
 import pytest
 
-from apps.verification.arm import ArmCheck, check_arm, make_tiles, why_no_arm
+from apps.verification.arm import FLOAT_LEVELS, MIXED_LEVELS, ArmCheck, check_arm, make_tiles, why_no_arm
 from apps.verification.arm_root import LAYOUT, MARK, find_arm_root
 from apps.verification.arm_view import print_arm
 from converters.artifact import Artifact, load_artifact
+from converters.inspect_tflite import TFLiteSummary
 from edge_sr.errors import ConfigError, MissingToolError, RunnerError
 
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
@@ -109,6 +110,35 @@ def test_float_kernels_may_move_a_picture_by_one_level(
     said = capsys.readouterr().out
     assert ("FAILED" in said) is not passes
     assert "nothing about speed" in said
+
+
+@pytest.mark.parametrize(
+    ("int8_ops", "float_ops", "allowed"),
+    [({"CONV_2D": 3}, {}, 0), ({}, {"CONV_2D": 3}, FLOAT_LEVELS), ({"CONV_2D": 3}, {"SOFTMAX": 1}, MIXED_LEVELS)],
+)
+def test_what_may_differ_follows_from_the_files_own_operators(
+    int8_ops: dict[str, int],
+    float_ops: dict[str, int],
+    allowed: int,
+    artifact: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    summary = TFLiteSummary(
+        size_bytes=1,
+        ops={**int8_ops, **float_ops},
+        int8_ops=int8_ops,
+        float_ops=float_ops,
+        float_islands=len(float_ops),
+        conversions=0,
+        tensors={},
+        input_dtype="int8",
+        output_dtype="int8",
+    )
+    monkeypatch.setattr("apps.verification.arm.inspect_tflite", lambda path: summary)
+    (check,) = check_arm(artifact, cpus=["cortex-a53"], root=stand_in(tmp_path, before=ONE_STEP_OFF))
+    assert check.allowed_levels == allowed
+    assert check.passed is (allowed > 0)  # the stand-in is one level off
 
 
 def test_tiles_reach_black_and_white() -> None:
