@@ -24,7 +24,8 @@ from apps.figures import (
 )
 from apps.formatting import format_ops
 from apps.pages import write_page
-from apps.results import NOISY_IQR_PERCENT, ProfileReport, Timing, plain
+from apps.profiling.sampled import NOISY_IQR_PERCENT
+from apps.results import ProfileReport, Timing, plain
 from apps.verification.accuracy import VerifyReport
 from apps.verification.rows import VerifyRow
 from converters.coreml_evaluator import NOTE as EVALUATOR_NOTE

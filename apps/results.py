@@ -18,14 +18,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from apps.machine import describe_machine, package_versions
-from apps.profiling.certainty import is_settled, median_interval
+from apps.profiling.sampled import SampleStatistics
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import ConfigError
 
 KIND_PREFIX = "edge-sr/"
-
-# The interquartile range, as a share of the median, above which a latency is called noisy.
-NOISY_IQR_PERCENT = 10.0
 
 
 class Result(Protocol):
@@ -36,7 +33,7 @@ class Result(Protocol):
 
 # ----------------------------------------------------------------------------------------------------------- profile
 @dataclass(frozen=True, kw_only=True)
-class Timing:
+class Timing(SampleStatistics):
     """Latency of one artifact with one number of threads, from a process of its own.
 
     All times are wall-clock milliseconds. ``samples_ms`` are all timed runs, in order: image tile in (uint8), image
@@ -58,43 +55,6 @@ class Timing:
     def __post_init__(self) -> None:
         if not self.samples_ms:
             raise ConfigError("expected at least one timed run, got none, raise the number of runs")
-
-    @property
-    def median_ms(self) -> float:
-        return _quantile(self.samples_ms, 0.5)
-
-    @property
-    def quartiles_ms(self) -> tuple[float, float]:
-        """The first and the third quartile."""
-        return _quantile(self.samples_ms, 0.25), _quantile(self.samples_ms, 0.75)
-
-    @property
-    def iqr_ms(self) -> float:
-        """Third quartile less first: the spread of the middle half of the runs."""
-        first, third = self.quartiles_ms
-        return third - first
-
-    @property
-    def iqr_percent(self) -> float:
-        return 100.0 * self.iqr_ms / self.median_ms
-
-    @property
-    def p95_ms(self) -> float:
-        return _quantile(self.samples_ms, 0.95)
-
-    @property
-    def noisy(self) -> bool:
-        return self.iqr_percent > NOISY_IQR_PERCENT
-
-    @property
-    def median_interval_ms(self) -> tuple[float, float] | None:
-        """95% confidence interval of the median; None where the runs are too few for one."""
-        return median_interval(self.samples_ms)
-
-    @property
-    def settled(self) -> bool:
-        """Whether that interval is at most 3% of the median wide."""
-        return is_settled(self.samples_ms)
 
     def to_json(self) -> dict[str, Any]:
         summary = {
@@ -225,7 +185,3 @@ def _is_ours(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and str(content.get("kind", "")).startswith(KIND_PREFIX)
-
-
-def _quantile(samples: Sequence[float], share: float) -> float:
-    return float(np.quantile(np.asarray(samples, dtype=np.float64), share))

@@ -10,12 +10,13 @@ import numpy as np
 
 from apps.profiling.adb.device_state import DeviceInfo, DeviceState
 from apps.profiling.adb.tools import Tool
-from apps.results import NOISY_IQR_PERCENT, plain
+from apps.profiling.sampled import NOISY_IQR_PERCENT, SampleStatistics
+from apps.results import plain
 from edge_sr.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledTiming:
+class SampledTiming(SampleStatistics):
     """Every timed run, in milliseconds, in order: tensor in, tensor out, as the tool measures it on the device.
 
     ``load_ms`` is opening the model, ``first_ms`` the first run after that; None where the tool prints neither.
@@ -31,29 +32,8 @@ class SampledTiming:
             raise ConfigError("expected at least one timed run, got none, raise the number of runs")
 
     @property
-    def count(self) -> int:
-        return len(self.samples_ms)
-
-    @property
-    def median_ms(self) -> float:
-        return float(np.quantile(self.samples_ms, 0.5))
-
-    @property
     def mean_ms(self) -> float:
         return float(np.mean(self.samples_ms))
-
-    @property
-    def iqr_ms(self) -> float:
-        """Third quartile less first."""
-        return float(np.quantile(self.samples_ms, 0.75) - np.quantile(self.samples_ms, 0.25))
-
-    @property
-    def p95_ms(self) -> float:
-        return float(np.quantile(self.samples_ms, 0.95))
-
-    @property
-    def noisy(self) -> bool:
-        return 100.0 * self.iqr_ms > NOISY_IQR_PERCENT * self.median_ms
 
     def to_json(self) -> dict[str, Any]:
         summary = {

@@ -29,8 +29,8 @@ from apps.profiling.browser.results import (
     empty_row,
 )
 from apps.profiling.browser.schema import Hello, PostedResult, ProgressNote
+from apps.profiling.sampled import NOISY_IQR_PERCENT
 from apps.progress import Progress, quiet
-from apps.results import NOISY_IQR_PERCENT
 from edge_sr.errors import DataError
 
 # A page that was silent for so long may be replaced by another one: it was reloaded, or its tab was closed.

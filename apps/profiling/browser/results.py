@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from apps.profiling.browser.litertjs import RUNTIME, VERSION
-from apps.profiling.certainty import is_settled, median_interval
-from apps.results import NOISY_IQR_PERCENT, plain
+from apps.profiling.sampled import SampleStatistics
+from apps.results import plain
 from converters.artifact import Artifact
 from edge_sr.errors import ConfigError
 
@@ -49,7 +47,7 @@ class Configuration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BrowserTiming:
+class BrowserTiming(SampleStatistics):
     """Latency in one configuration, from a worker of its own.
 
     All times are milliseconds of the browser's clock. A sample is the mean of ``runs_per_sample`` runs in a row, so
@@ -76,53 +74,9 @@ class BrowserTiming:
         if not self.samples_ms:
             raise ConfigError("expected at least one sample, got none, raise the number of runs")
 
-    @property
-    def count(self) -> int:
-        return len(self.samples_ms)
-
-    @property
-    def median_ms(self) -> float:
-        return self._quantile(0.5)
-
-    @property
-    def quartiles_ms(self) -> tuple[float, float]:
-        """The first and the third quartile."""
-        return self._quantile(0.25), self._quantile(0.75)
-
-    @property
-    def iqr_ms(self) -> float:
-        """Third quartile less first."""
-        first, third = self.quartiles_ms
-        return third - first
-
-    @property
-    def iqr_percent(self) -> float:
-        return 100.0 * self.iqr_ms / self.median_ms
-
-    @property
-    def p95_ms(self) -> float:
-        return self._quantile(0.95)
-
-    @property
-    def noisy(self) -> bool:
-        return self.iqr_percent > NOISY_IQR_PERCENT
-
-    @property
-    def median_interval_ms(self) -> tuple[float, float] | None:
-        """95% confidence interval of the median; None where the samples are too few for one."""
-        return median_interval(self.samples_ms)
-
-    @property
-    def settled(self) -> bool:
-        """Whether that interval is at most 3% of the median wide."""
-        return is_settled(self.samples_ms)
-
     def to_json(self) -> dict[str, Any]:
         names = ("count", "median_ms", "iqr_ms", "iqr_percent", "p95_ms", "noisy", "median_interval_ms", "settled")
         return plain({**{name: getattr(self, name) for name in names}, **asdict(self)})  # type: ignore[no-any-return]
-
-    def _quantile(self, share: float) -> float:
-        return float(np.quantile(np.asarray(self.samples_ms, dtype=np.float64), share))
 
 
 @dataclass(frozen=True, kw_only=True)
