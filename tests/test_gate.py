@@ -74,6 +74,13 @@ def test_mean_and_worst_image_are_judged_apart() -> None:
     assert count_statuses(by_name.values()) == {"passed": 2, "failed": 1, "skipped": 0}
 
 
+def test_a_failing_mean_names_artifact_set_and_both_parts_of_the_drop() -> None:
+    row = _row(whole=_score(30.0), artifact=_score(29.75), float_tiled=_score(29.875))
+    (line,) = failure_lines(check_rows([row], GateLimits(max_drop_db=0.2)))
+    for word in ("net", "Set5", "0.2 dB", "0.250 dB", "tiling +0.125", "quantization +0.125"):
+        assert word in line
+
+
 def test_least_psnr_is_judged_on_the_artifacts_own_mean() -> None:
     row = _row(whole=_score(40.0), artifact=_score(29.0, 30.0))
     assert failures(check_rows([row], GateLimits(min_psnr_y_db=29.5))) == ()
