@@ -34,6 +34,7 @@ RESULTS = ROOT / "results"
 # The results that templates may name, so that a misspelt one is an error and a missing one is "not measured yet".
 RESULT_NAMES = (
     "mobile_x4",
+    "sensitivity_x4",
     "training_mobile_x4",
     "verification_idsa_net_mobile_x4",
     "verification_idsa_net_x4",
