@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,10 @@ from edge_sr.datasets import load_image_sets
 from edge_sr.errors import CheckpointError, ConfigError
 from edge_sr.networks import MODELS
 from edge_sr.resize import SCALES
-from quantization.schemes import get_scheme
+from quantization.schemes import Scheme, get_scheme
+
+if TYPE_CHECKING:
+    from quantization.quantizer import QuantizedNetwork
 
 AS_STORED = "checkpoint"
 POST_TRAINING = "post-training"
@@ -99,9 +102,14 @@ def resolve_weights(
 
 
 def quantize_after_training(
-    checkpoint: Path, scheme: str, *, calibration: Path | None = None, progress: Progress = quiet
-) -> tuple[nn.Module, str]:
-    """Quantize a float checkpoint without training: true min/max ranges, then a range search.
+    checkpoint: Path,
+    scheme: str | Scheme,
+    *,
+    calibration: Path | None = None,
+    search: bool = True,
+    progress: Progress = quiet,
+) -> tuple[QuantizedNetwork, str]:
+    """Quantize a float checkpoint without training: true min/max ranges, then (unless told not to) a range search.
 
     Ranges are observed in float64: sums in float32 depend on how a processor and its number of threads split them,
     which moved 23 of 32 scales of ``idsa_net_mobile`` by up to 5e-7 between AVX2 and AVX-512. Rounded to float32 the
@@ -119,18 +127,21 @@ def quantize_after_training(
     digest = hashlib.sha256()
     for batch in batches:
         digest.update(batch.numpy().tobytes())
-    network = prepare(deployed, get_scheme(scheme))
+    network = prepare(deployed, scheme)
+    name = network.scheme.name
     observer = copy.deepcopy(network).double()
     exact = [batch.double() for batch in batches]
-    calibrate(observer, exact, progress=lambda done, total: progress(f"calibrate {scheme}", done, total))
+    calibrate(observer, exact, progress=lambda done, total: progress(f"calibrate {name}", done, total))
     for (_, grid), (_, seen) in zip(network.grids(), observer.grids(), strict=True):
         grid.set_range(float(seen.low), float(seen.high))
     network.set_mode(Mode.QUANTIZE)
+    if not search:
+        return network.eval(), digest.hexdigest()
     size = len(list(network.grids())) * sum(parameter.numel() for parameter in deployed.parameters())
     side = _LARGE_SEARCH_SIDE
     searched = [batch[:1, :, :side, :side] for batch in batches] if size > _LARGE_SEARCH else batches
     search_ranges(
-        network, deployed, searched, progress=lambda done, total: progress(f"search ranges {scheme}", done, total)
+        network, deployed, searched, progress=lambda done, total: progress(f"search ranges {name}", done, total)
     )
     return network.eval(), digest.hexdigest()
 
