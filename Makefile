@@ -49,6 +49,7 @@ format: $(DEV)
 	$(BIN)/ruff format .
 
 docs: $(RUN)
+	$(BIN)/python -m scripts.device_chart
 	$(BIN)/python scripts/render_docs.py
 
 lock: $(DEV)

@@ -33,6 +33,7 @@ TEMPLATES = ROOT / "docs" / "templates"
 RESULTS = ROOT / "results"
 # The results that templates may name, so that a misspelt one is an error and a missing one is "not measured yet".
 RESULT_NAMES = (
+    "devices_x4",
     "mobile_x4",
     "sensitivity_x4",
     "training_mobile_x4",
