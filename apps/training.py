@@ -140,7 +140,7 @@ def train_quantized(
     metadata: Mapping[str, Any] | None = None,
     progress: Progress = quiet,
 ) -> QATReport:
-    """Quantize a float network and train it, by distillation, to give the float network's pictures.
+    """Quantize a float network and train it to give the float network's pictures, or HR, as ``config`` weighs them.
 
     Ranges come first: true minimum and maximum over training crops, then a range search. An interrupted run goes on
     from ``out`` with ``.snapshot`` behind its name; that file is removed at the end.
@@ -193,13 +193,15 @@ def train_quantized(
 
     def crops() -> Iterator[tuple[Tensor, Tensor | None]]:
         for step in count():
-            cut = sampler.batch(batch, seed=seed, step=step, rank=processes.rank, world_size=processes.world_size)
-            yield cut.lr, cut.hr
+            both = sampler.batch(batch, seed=seed, step=step, rank=processes.rank, world_size=processes.world_size)
+            yield both.lr, both.hr
 
     def report(record: QATRecord) -> None:
         best = "" if record.best_psnr_y_db is None else f", best {record.best_psnr_y_db:.3f} dB"
         shown("qat", record.step, record.steps, f"loss {record.loss:.6f}{best}")
 
+    cut = {"batch": batch, "patch": patch, "seed": seed}
+    source = cut | {"pool_sha256": pool.sha256, "float_checkpoint_sha256": loaded.sha256, "scheme": scheme}
     out.parent.mkdir(parents=True, exist_ok=True)
     result = train_qat(
         network,
@@ -207,13 +209,14 @@ def train_quantized(
         crops(),
         config,
         held_out=HeldOut(pool).crops,
+        source=source,
         snapshot=out.with_name(out.name + ".snapshot"),
         log=out.with_suffix(".log.jsonl"),
         progress=report,
     )
     facts = {
         "float_checkpoint_sha256": loaded.sha256,
-        "qat_config": asdict(config) | {"batch": batch, "patch": patch, "seed": seed},
+        "qat_config": asdict(config) | cut,
         "pool_sha256": pool.sha256,
         "data": data.name if data is not None else "scikit-image samples",
         **result.to_json(),

@@ -1,4 +1,4 @@
-"""Quantization-aware training by distillation: the quantized network learns to give the float network's images."""
+"""Quantization-aware training: the quantized network learns to give the float network's images, or HR, or both."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,15 @@ def train_qat(
     config: QATConfig,
     *,
     held_out: Sequence[tuple[Image, Image]],
+    source: Mapping[str, Any] | None = None,
     snapshot: Path | None = None,
     log: Path | None = None,
     progress: Progress | None = None,
 ) -> QATResult:
     """Trains a calibrated network to reproduce its float teacher; leaves it in its best state, in eval mode.
 
-    The loss is the mean squared error to the teacher's output clamped to [0, 1]. States are compared by luma PSNR on
+    The loss is the mean squared error to the teacher's output clamped to [0, 1], unless the configuration weighs in an
+    L1 loss to HR or takes that alone. States are compared by luma PSNR on
     the held-out images; the state before training competes too, so the result is never worse than the start.
 
     With ``torch.distributed`` initialised, gradients are averaged over the processes; give each its own crops, and a
@@ -60,16 +62,18 @@ def train_qat(
             batches of the steps already done are skipped, so a seeded source gives the run it would have been.
         config: how to train.
         held_out: (lr, hr) uint8 RGB images that are in no training set.
+        source: what ``crops`` and ``teacher`` are a function of (seed, size, hashes...), as plain values; kept in the
+            snapshot, which is refused where they differ.
         snapshot: file to resume from when it exists, and to save to; removed when training is complete.
         log: JSON-lines file, appended to.
         progress: called after every step.
     Raises:
         ConfigError: not calibrated, no held-out image, HR missing, too few batches, or a loss that is not finite.
-        CheckpointError: the snapshot is damaged or belongs to another configuration.
+        CheckpointError: the snapshot is damaged or belongs to another configuration or source.
     """
     if not held_out:
         raise ConfigError("expected at least one held-out image, got none; the best state is chosen on them")
-    trainer = _Trainer(network, teacher, config, held_out)
+    trainer = _Trainer(network, teacher, config, held_out, source or {})
     if snapshot is not None and snapshot.exists():
         trainer.resume(snapshot)
     else:
@@ -98,9 +102,15 @@ def measure(network: nn.Module, images: Sequence[tuple[Image, Image]]) -> float:
 
 class _Trainer:
     def __init__(
-        self, network: QuantizedNetwork, teacher: nn.Module, config: QATConfig, held_out: Sequence[tuple[Image, Image]]
+        self,
+        network: QuantizedNetwork,
+        teacher: nn.Module,
+        config: QATConfig,
+        held_out: Sequence[tuple[Image, Image]],
+        source: Mapping[str, Any],
     ) -> None:
         self.network, self.config, self.held_out = network, config, held_out
+        self.settings = {**asdict(config), **source}
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
         network.set_mode(Mode.QUANTIZE)
         weights, scales = _choose_parameters(network, learn_scales=config.scale_learning_rate > 0)
@@ -160,7 +170,7 @@ class _Trainer:
     def save(self, path: Path) -> None:
         """Writes everything that :meth:`resume` needs, whole or not at all."""
         state = {
-            "config": asdict(self.config),
+            "settings": self.settings,
             "step": self.step,
             "scores": self.scores,
             "best": self.best,
@@ -175,14 +185,14 @@ class _Trainer:
         """Takes up a snapshot.
 
         Raises:
-            CheckpointError: damaged, or of another network or configuration.
+            CheckpointError: damaged, or of another network, configuration or source.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            if state["config"] != asdict(self.config):
+            if state["settings"] != self.settings:
                 raise CheckpointError(
-                    f"expected a snapshot of the same configuration, got {path} made with "
-                    f"{_differences(state['config'], self.config)}; delete it or use its values"
+                    f"expected a snapshot of the same settings, got {path} made with "
+                    f"{_differences(state['settings'], self.settings)}; use its values or delete it"
                 )
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -200,14 +210,7 @@ class _Trainer:
     def _train_step(self, lr: Tensor, hr: Tensor | None) -> float:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * self._rate_factor()
-        with torch.no_grad():
-            target = self.teacher(lr).clamp(0, 1)
-        output = self.network(lr)
-        loss = F.mse_loss(output, target)
-        if self.config.hr_weight > 0:
-            if hr is None:
-                raise ConfigError("expected HR crops because hr_weight is above 0, got None; give them or set it to 0")
-            loss = loss + self.config.hr_weight * F.l1_loss(output, hr)
+        loss = self._loss(self.network(lr), lr, hr)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._average_gradients()
@@ -223,6 +226,18 @@ class _Trainer:
             decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(self.average, [p.detach() for p in self.trained], 1.0 - decay)
         return value
+
+    def _loss(self, output: Tensor, lr: Tensor, hr: Tensor | None) -> Tensor:
+        config, loss = self.config, torch.zeros(())
+        if config.distillation_weight > 0:
+            with torch.no_grad():
+                target = self.teacher(lr).clamp(0, 1)
+            loss = loss + config.distillation_weight * F.mse_loss(output, target)
+        if config.hr_weight > 0:
+            if hr is None:
+                raise ConfigError("expected HR crops because hr_weight is above 0, got None; give them or set it to 0")
+            loss = loss + config.hr_weight * F.l1_loss(output, hr)
+        return loss
 
     def _rate_factor(self) -> float:
         config = self.config
@@ -287,6 +302,6 @@ def _clone_state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
-def _differences(saved: dict[str, Any], config: QATConfig) -> str:
-    changed = [field.name for field in fields(config) if saved.get(field.name) != getattr(config, field.name)]
-    return ", ".join(f"{name}={saved.get(name)}" for name in changed)
+def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    names = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name)]
+    return ", ".join(f"{name}={saved.get(name)} (now {wanted.get(name)})" for name in names)

@@ -19,7 +19,9 @@ class QATConfig:
         scale_learning_rate: of the activations' scales (LSQ); 0 keeps the calibrated ranges.
         warmup_steps: steps over which the learning rates rise linearly.
         final_ratio: last learning rate over the first, 0..1.
-        hr_weight: weight of an L1 loss to the HR image beside the distillation loss; 0 needs no HR.
+        distillation_weight: weight of the mean squared error to the float network's output; with 0 it learns from HR
+            alone.
+        hr_weight: weight of an L1 loss to the HR image; 0 needs no HR.
         ema_decay: decay of the average of weights that is measured and kept; 0 keeps the weights themselves.
         clip_norm: largest norm of the gradient; 0 does not clip.
         validate_every, snapshot_every: in steps.
@@ -32,6 +34,7 @@ class QATConfig:
     scale_learning_rate: float = 3e-4
     warmup_steps: int = 20
     final_ratio: float = 0.01
+    distillation_weight: float = 1.0
     hr_weight: float = 0.0
     ema_decay: float = 0.97
     clip_norm: float = 0.0
@@ -46,6 +49,7 @@ class QATConfig:
             "scale_learning_rate": (0, 1),
             "warmup_steps": (0, math.inf),
             "final_ratio": (0, 1),
+            "distillation_weight": (0, math.inf),
             "hr_weight": (0, math.inf),
             "ema_decay": (0, 0.99999),
             "clip_norm": (0, math.inf),
@@ -56,6 +60,10 @@ class QATConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"expected {name} in {low}..{high}, got {value}; change it")
+        if self.distillation_weight == 0 and self.hr_weight == 0:
+            raise ConfigError(
+                "expected distillation_weight or hr_weight above 0, got 0 for both; give something to learn"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -245,13 +247,73 @@ def test_snapshot_that_is_damaged_or_of_another_configuration_is_refused(
             snapshot=snapshot,
             progress=interrupt,
         )
-    with pytest.raises(CheckpointError, match=r"steps=12"):
+    with pytest.raises(CheckpointError, match=r"steps=12 \(now 13\)"):
         train_qat(
             network, deployed, _crops(), _config(steps=13, snapshot_every=1), held_out=held_out, snapshot=snapshot
         )
     snapshot.write_bytes(snapshot.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="delete it"):
         train_qat(network, deployed, _crops(), _config(snapshot_every=1), held_out=held_out, snapshot=snapshot)
+
+
+def test_snapshot_of_other_crops_is_refused(
+    network: QuantizedNetwork, deployed: nn.Module, held_out: list[tuple[Image, Image]], tmp_path: Path
+) -> None:
+    snapshot, config = tmp_path / "qat.pt", _config(snapshot_every=1)
+
+    def train(source: dict[str, int], progress: Callable[[QATRecord], None] | None = None) -> None:
+        train_qat(
+            network, deployed, _crops(), config, held_out=held_out, source=source, snapshot=snapshot, progress=progress
+        )
+
+    def interrupt(record: QATRecord) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train({"batch": 2, "seed": 0}, interrupt)
+    for source, differing in (
+        ({"batch": 2, "seed": 1}, r"seed=0 \(now 1\);"),
+        ({"batch": 4, "seed": 0}, r"batch=2 \(now 4\);"),
+        ({"batch": 2}, r"seed=0 \(now None\);"),
+    ):
+        with pytest.raises(CheckpointError, match=differing):
+            train(source)
+    assert snapshot.exists()
+    train({"batch": 2, "seed": 0})
+    assert not snapshot.exists()
+
+
+def test_training_against_hr_alone_learns_hr_and_not_the_teacher(
+    network: QuantizedNetwork, deployed: nn.Module
+) -> None:
+    darkness = 200 / 255  # HR is darker than what the teacher gives
+    lr = next(_crops())[0]
+    pixels = torch.arange(16 * 16 * 3).reshape(16, 16, 3).mul(37).remainder(256).byte()
+    with torch.no_grad():
+        teachers = deployed(lr).clamp(0, 1)
+        sr = deployed(pixels.permute(2, 0, 1)[None] / 255)[0].clamp(0, 1)
+    hr = (sr * 200).round().byte().permute(1, 2, 0).numpy()
+
+    def crops() -> Iterator[tuple[Tensor, Tensor]]:
+        return itertools.repeat((lr, teachers * darkness))
+
+    changes = {"steps": 40, "learning_rate": 1e-2, "validate_every": 10}
+    held_out = [(pixels.numpy(), hr)]
+    taught = copy.deepcopy(network)
+    against_hr = _config(**changes, distillation_weight=0.0, hr_weight=1.0)
+    alone = train_qat(network, deployed, crops(), against_hr, held_out=held_out)
+    distilled = train_qat(taught, deployed, crops(), _config(**changes), held_out=held_out)
+    assert alone.start_psnr_y_db == distilled.start_psnr_y_db
+    assert alone.psnr_y_db > alone.start_psnr_y_db + 2
+    assert distilled.psnr_y_db < alone.psnr_y_db - 2
+    with torch.no_grad():
+        ratio = float(network(lr).mean() / teachers.mean())
+    assert ratio == pytest.approx(darkness, abs=0.05)
+
+
+def test_a_configuration_that_learns_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="distillation_weight or hr_weight"):
+        _config(distillation_weight=0.0)
 
 
 def test_log_holds_one_json_line_per_measurement(

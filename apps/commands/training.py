@@ -98,8 +98,11 @@ def qat(
     scale_lr: Annotated[
         float, typer.Option("--scale-lr", help="Learning rate of the activations' scales; 0 keeps the ranges.")
     ] = 3e-4,
+    distillation_weight: Annotated[
+        float, typer.Option("--distillation-weight", help="Weight of the loss to the float network's picture.")
+    ] = 1.0,
     hr_weight: Annotated[
-        float, typer.Option("--hr-weight", help="Weight of an L1 loss to the HR photo beside the distillation.")
+        float, typer.Option("--hr-weight", help="Weight of an L1 loss to the HR photo; alone with no distillation.")
     ] = 0.0,
     ema_decay: Annotated[float, typer.Option("--ema-decay", help="Decay of averaged weights; 0 for none.")] = 0.97,
     batch: Annotated[int, typer.Option("--batch", help="Crops per step.", min=1)] = 8,
@@ -123,6 +126,7 @@ def qat(
         steps=steps,
         learning_rate=lr,
         scale_learning_rate=scale_lr,
+        distillation_weight=distillation_weight,
         hr_weight=hr_weight,
         ema_decay=ema_decay,
         bf16=bf16,
