@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from apps.commands import costs, diffing, history, linting, looking, making, measuring, planning, training, verifying
+from apps.commands import (
+    costs,
+    diffing,
+    history,
+    linting,
+    looking,
+    making,
+    measuring,
+    planning,
+    sensitivity,
+    training,
+    verifying,
+)
 from apps.commands.options import examples
 from apps.machine import package_version
 from edge_sr import __version__
@@ -97,6 +109,13 @@ app.command(
         "edge-sr qat --checkpoint FLOAT --data photos --steps 1000 --scale-lr 2e-5 --out QUANTIZED",
     )
 )(training.qat)
+app.command(
+    epilog=examples(
+        "edge-sr sensitivity --out out/sensitivity",
+        "edge-sr sensitivity --checkpoint runs/mine.safetensors --data photos --variants --json sensitivity.json",
+        "edge-sr sensitivity --model idsa_net --checkpoint NETWORK --no-search --latency --tile 64x64",
+    )
+)(sensitivity.sensitivity)
 app.command(
     epilog=examples(
         f"edge-sr lint {_ARTIFACT}",

@@ -25,7 +25,7 @@ from quantization.qat_config import QATConfig
 
 COMMANDS = (
     *("export", "verify", "diff", "profile", "layers", "roofline", "plan", "lint", "history", "compare"),
-    *("upscale", "demo", "train", "qat", "models", "doctor"),
+    *("upscale", "demo", "train", "qat", "sensitivity", "models", "doctor"),
 )
 CONFIG = """
 model = "idsa_net_mobile"
