@@ -35,6 +35,7 @@ RESULTS = ROOT / "results"
 RESULT_NAMES = (
     "devices_x4",
     "mobile_x4",
+    "quantization_x4",
     "sensitivity_x4",
     "training_mobile_x4",
     "verification_idsa_net_mobile_x4",
