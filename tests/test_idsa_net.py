@@ -153,7 +153,7 @@ def test_deployed_form_is_traceable_for_any_size() -> None:
 
 def test_no_depthwise_kernel_of_the_deployed_form_has_more_than_25_taps() -> None:
     depthwise = [m for m in small_network().deployed().modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
-    assert sorted(m.weight[0, 0].numel() for m in depthwise) == [10, 14, 25, 25]
+    assert sorted(m.weight[0, 0].numel() for m in depthwise) == [8, 20, 21, 25]
 
 
 def test_frozen_statistics_leave_nothing_global_in_the_deployed_form() -> None:
@@ -211,8 +211,8 @@ def test_a_window_holds_neighbours_and_a_grid_holds_evenly_spread_pixels() -> No
     windows, grids = window_tokens(index, 8)[..., 0], grid_tokens(index, 8)[..., 0]
     at = 4  # second row, second column of windows in the first image
     assert windows[at].tolist() == index[0, 8:16, 8:16, 0].flatten().tolist()
-    at = 6 + 1 * 3 + 2  # second image, row offset 1 of 2, column offset 2 of 3
-    assert grids[at].tolist() == index[1, 1::2, 2::3, 0].flatten().tolist()
+    at = 6 + 2 * 2 + 1  # second image, column offset 2 of 3, row offset 1 of 2: by column, and so are the tokens
+    assert grids[at].tolist() == index[1, 1::2, 2::3, 0].t().flatten().tolist()
     assert torch.equal(window_pixels(windows[..., None], index, 8), index)
     assert torch.equal(grid_pixels(grids[..., None], index, 8), index)
 
@@ -238,10 +238,28 @@ def test_tokens_of_equal_offset_share_a_bias() -> None:
     assert offsets[0, 9] == offsets[9, 18] == offsets[54, 63]
 
 
+@pytest.mark.parametrize("grid", [False, True])
+def test_the_bias_is_that_of_the_offset_in_rows_and_columns(grid: bool) -> None:
+    matrix = AttentionMatrix(4, 4, 8, grid=grid)
+    nn.init.zeros_(matrix.query.weight)
+    nn.init.zeros_(matrix.query.bias)
+    nn.init.normal_(matrix.bias)
+    index = torch.arange(16 * 24).reshape(1, 16, 24, 1)
+    tokens = (grid_tokens if grid else window_tokens)(index, 8)[5, :, 0]
+    rows, columns = tokens // 24, tokens % 24
+    if grid:  # in steps of the grid: every second row, every third column
+        rows, columns = rows // 2, columns // 3
+    table = matrix.bias.detach().reshape(15, 15)
+    bias = table[rows[:, None] - rows[None, :] + 7, columns[:, None] - columns[None, :] + 7]
+    torch.testing.assert_close(matrix(torch.rand(1, 4, 16, 24))[5], torch.softmax(bias, dim=1))
+
+
 def test_identity_matrices_attend_to_themselves() -> None:
-    near, far = torch.rand(2, 1, 4, 16, 16)
+    near, far = torch.rand(2, 1, 16, 16, 4)
     identity = torch.eye(64).expand(4, 64, 64)
-    assert torch.equal(attend(near, far, (identity, identity), 8), torch.cat([near, far, near, far], 1))
+    attended = attend(near, far, (identity, identity), 8)
+    assert torch.equal(attended[0], near)
+    assert torch.equal(attended[1], far)
 
 
 # ---------------------------------------------------------------------------------------------------------- statistics

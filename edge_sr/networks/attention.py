@@ -34,13 +34,13 @@ def window_pixels(tokens: Tensor, like: Tensor, window: int) -> Tensor:
 
 
 def grid_tokens(x: Tensor, window: int) -> Tensor:
-    """(B, H, W, C) -> (B * H/window * W/window, window**2, C): pixels that lie H/window rows, W/window columns apart.
+    """(B, H, W, C) -> (B * W/window * H/window, window**2, C): pixels that lie H/window rows, W/window columns apart.
 
-    Two moves of rank 4 (whole rows, then pixels within a row) instead of one of rank 6.
+    Grids are ordered by column, then row, and so are the tokens within one: the order that a single move of rank 5
+    reaches, because the first row of tokens then stays beside the row of grids.
     """
     batch, height, width, channels = x.shape
-    x = x.reshape(batch, window, height // window, width * channels).permute(0, 2, 1, 3)
-    x = x.reshape(batch * (height // window), window * window, width // window, channels).permute(0, 2, 1, 3)
+    x = x.reshape(batch, window, height // window * window, width // window, channels).permute(0, 3, 2, 1, 4)
     return x.reshape(-1, window * window, channels)
 
 
@@ -48,26 +48,21 @@ def grid_pixels(tokens: Tensor, like: Tensor, window: int) -> Tensor:
     """Inverse of :func:`grid_tokens`; ``like`` is any (B, H, W, ?) tensor of the wanted batch and size."""
     batch, height, width, _ = like.shape
     channels = tokens.shape[2]
-    x = tokens.reshape(batch * (height // window), width // window, window * window, channels).permute(0, 2, 1, 3)
-    x = x.reshape(batch, height // window, window, width * channels).permute(0, 2, 1, 3)
+    x = tokens.reshape(batch, width // window, height // window * window, window, channels).permute(0, 3, 2, 1, 4)
     return x.reshape(batch, height, width, channels)
 
 
-def attend(near: Tensor, far: Tensor, matrices: Matrices, window: int) -> Tensor:
+def attend(near: Tensor, far: Tensor, matrices: Matrices, window: int) -> tuple[Tensor, Tensor]:
     """Apply the shared matrices: one ``bmm`` by window for ``near``, one by grid for ``far``.
 
-    The pixels become tokens and return in NHWC, and so does the concatenation: converters cancel the two permutes
-    against the layout of the convolutions around them, where four NCHW tensors would cost five transposes.
-
     Args:
-        near, far: (B, C, H, W), H and W multiples of ``window``.
+        near, far: (B, H, W, C), H and W multiples of ``window``.
     Returns:
-        (B, 4 * C, H, W): near, far, attended near, attended far.
+        (B, H, W, C) each: attended near, attended far.
     """
-    near, far = near.permute(0, 2, 3, 1), far.permute(0, 2, 3, 1)
     attended_near = window_pixels(torch.bmm(matrices[0], window_tokens(near, window)), near, window)
     attended_far = grid_pixels(torch.bmm(matrices[1], grid_tokens(far, window)), far, window)
-    return torch.cat([near, far, attended_near, attended_far], 3).permute(0, 3, 1, 2)
+    return attended_near, attended_far
 
 
 def relative_offsets(window: int) -> Tensor:
@@ -90,7 +85,10 @@ class AttentionMatrix(nn.Module):
         self.query = nn.Conv2d(channels, dim, 1)
         self.key = nn.Conv2d(channels, dim, 1, bias=False)  # a bias here cancels in the softmax
         self.bias = nn.Parameter(torch.zeros((2 * window - 1) ** 2))
-        self.register_buffer("offsets", relative_offsets(window), persistent=False)
+        offsets = relative_offsets(window)
+        if grid:  # tokens go by column, see grid_tokens
+            offsets = offsets.reshape(window, window, window, window).permute(1, 0, 3, 2).reshape(offsets.shape)
+        self.register_buffer("offsets", offsets.contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B * H/window * W/window, window**2, window**2), rows sum to 1."""
@@ -103,23 +101,27 @@ class AttentionMatrix(nn.Module):
 
 
 class DeployedAttentionMatrix(nn.Module):
-    """:class:`AttentionMatrix` without the lookup and the scaling."""
+    """:class:`AttentionMatrix` without lookup, scaling and keys: (Q x + b) . K y is (K'Q x + K'b) . y."""
 
     bias: Tensor
 
     def __init__(self, trained: AttentionMatrix) -> None:
         super().__init__()
         self.window, self.grid = trained.window, trained.grid
-        self.query, self.key = copy.deepcopy(trained.query), copy.deepcopy(trained.key)
+        channels = trained.key.in_channels
+        self.query = nn.Conv2d(channels, channels, 1)
+        assert trained.query.bias is not None
+        assert self.query.bias is not None
         with torch.no_grad():
-            for parameter in self.query.parameters():
-                parameter.mul_(trained.gain)
+            keys = trained.gain * trained.key.weight[:, :, 0, 0].t()  # (channels, dim)
+            self.query.weight.copy_((keys @ trained.query.weight[:, :, 0, 0])[:, :, None, None])
+            self.query.bias.copy_(keys @ trained.query.bias)
         self.register_buffer("bias", trained.bias.detach()[trained.offsets][None].clone())
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`AttentionMatrix.forward`."""
-        scores = similarities(self.query(x), self.key(x), self.window, grid=self.grid)
+        scores = similarities(self.query(x), x, self.window, grid=self.grid)
         return functional.softmax(scores + self.bias, dim=-1)
 
 

@@ -18,7 +18,37 @@ from edge_sr.networks.idsa_config import SHUFFLE_GROUPS, IDSANetConfig
 from edge_sr.networks.inam import INAM
 
 
-class ASDB(nn.Module):
+class _Block(nn.Module):
+    """What a block's training form and its deployment form have in common."""
+
+    window: int
+    hidden: nn.Conv2d
+    output: nn.Conv2d
+    matrices: AttentionMatrices | None
+    purification: nn.Module
+    inam: nn.Module
+
+    def forward(self, x: Tensor, matrices: Matrices | None) -> Tensor:
+        """(B, channels, H, W) -> the same; ``matrices`` is None where each block computes its own."""
+        out: Tensor = x + self.inam(self.body(x, matrices))
+        return out
+
+    def body(self, x: Tensor, matrices: Matrices | None) -> Tensor:
+        """Everything before INAM and the residual: what INAM's statistics are taken of."""
+        if self.matrices is not None:
+            matrices = self.matrices(x)
+        assert matrices is not None, "a block without matrices of its own must be given the shared ones"
+        y = self.mixed(x, matrices)
+        y = self.output(functional.relu(self.hidden(y)))
+        out: Tensor = self.purification(y)
+        return out
+
+    def mixed(self, x: Tensor, matrices: Matrices) -> Tensor:
+        """(B, channels, H, W) -> (B, 8 * distilled, H, W): the four streams, and them attended."""
+        raise NotImplementedError
+
+
+class ASDB(_Block):
     """Attention sharing distillation block.
 
     Three dense 3x3 convolutions each keep ``distilled`` channels and hand the rest on; a fourth ends the chain: four
@@ -60,21 +90,10 @@ class ASDB(nn.Module):
             stage.weight[channel, channel, 1, 1] += 1.0
         self.output.weight.mul_(0.2)
 
-    def forward(self, x: Tensor, matrices: Matrices | None) -> Tensor:
-        """(B, channels, H, W) -> the same; ``matrices`` is None where each block computes its own."""
-        out: Tensor = x + self.inam(self.body(x, matrices))
-        return out
-
-    def body(self, x: Tensor, matrices: Matrices | None) -> Tensor:
-        """Everything before INAM and the residual: what INAM's statistics are taken of."""
-        if self.matrices is not None:
-            matrices = self.matrices(x)
-        assert matrices is not None, "a block without matrices of its own must be given the shared ones"
-        near, far = self.streams(x)
-        y = attend(near, far, matrices, self.window)  # (B, 8 * distilled, H, W)
-        y = self.output(functional.relu(self.hidden(y)))
-        out: Tensor = self.purification(y)
-        return out
+    def mixed(self, x: Tensor, matrices: Matrices) -> Tensor:
+        """(B, channels, H, W) -> (B, 8 * distilled, H, W): halves for windows, for grids, both attended."""
+        near, far = (half.permute(0, 2, 3, 1) for half in self.streams(x))
+        return torch.cat([near, far, *attend(near, far, matrices, self.window)], 3).permute(0, 3, 1, 2)
 
     def streams(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, channels, H, W) -> first and second halves of the four streams, (B, 2 * distilled, H, W) each."""
@@ -89,16 +108,64 @@ class ASDB(nn.Module):
         far.append(x[:, self.middle - self.rest :])
         return torch.cat(near, 1), torch.cat(far, 1)
 
-    def deployed(self) -> ASDB:
-        """The same block with its parts in deployment form."""
-        block = copy.deepcopy(self).eval()
-        if isinstance(self.purification, LCIPB):
-            block.purification = self.purification.deployed()
-        if isinstance(self.inam, INAM):
-            block.inam = self.inam.deployed()
-        if self.matrices is not None:
-            block.matrices = self.matrices.deployed()
-        return block
+    def deployed(self) -> DeployedASDB:
+        """The same function with its parts in deployment form."""
+        return DeployedASDB(self)
+
+
+class DeployedASDB(_Block):
+    """:class:`ASDB` with two convolutions for each stage and fewer copies; the arithmetic is the same.
+
+    One convolution makes what is handed on, one what is kept: nothing is cut out of a stage's output, and 32 and 16
+    filters fill the tiles of XNNPACK's kernels, where 48 take as long as 64 (AVX-512 float, ai-edge-litert 2.3.0). The
+    kept streams are joined once, in NHWC; their halves are cut out of that, and the weights of ``hidden`` are put in
+    its order. Pixels become tokens and return in NHWC as well: converters cancel the two permutes against the layout of
+    the convolutions around them.
+    """
+
+    def __init__(self, trained: ASDB) -> None:
+        super().__init__()
+        self.window, self.kept_half = trained.window, trained.last.out_channels // 2
+        self.rests = nn.ModuleList(_filters(stage, 0, trained.rest) for stage in trained.stages)
+        self.keeps = nn.ModuleList(_filters(stage, trained.rest, None) for stage in trained.stages)
+        self.last = copy.deepcopy(trained.last)
+        self.hidden, self.output = copy.deepcopy(trained.hidden), copy.deepcopy(trained.output)
+        streams = torch.arange(8 * self.kept_half).reshape(2, 4, self.kept_half).permute(1, 0, 2).flatten()
+        order = torch.cat([streams, 8 * self.kept_half + torch.arange(8 * self.kept_half)])
+        with torch.no_grad():
+            self.hidden.weight.copy_(trained.hidden.weight[:, order])
+        self.matrices = None if trained.matrices is None else trained.matrices.deployed()
+        self.purification, self.inam = copy.deepcopy(trained.purification), copy.deepcopy(trained.inam)
+        if isinstance(trained.purification, LCIPB):
+            self.purification = trained.purification.deployed()
+        if isinstance(trained.inam, INAM):
+            self.inam = trained.inam.deployed()
+        self.eval()
+
+    def mixed(self, x: Tensor, matrices: Matrices) -> Tensor:
+        """(B, channels, H, W) -> (B, 8 * distilled, H, W): streams, attended first halves, attended second halves."""
+        kept = []
+        for rest, keep in zip(self.rests, self.keeps, strict=True):
+            kept.append(functional.relu(keep(x)))
+            x = functional.relu(rest(x))
+        kept.append(functional.relu(self.last(x)))
+        streams = torch.cat(kept, 1).permute(0, 2, 3, 1)
+        batch, height, width, channels = streams.shape
+        pairs = streams.reshape(batch, -1, 2 * self.kept_half)  # one stream of one pixel
+        near = pairs[:, :, : self.kept_half].reshape(batch, height, width, channels // 2)
+        far = pairs[:, :, self.kept_half :].reshape(batch, height, width, channels // 2)
+        return torch.cat([streams, *attend(near, far, matrices, self.window)], 3).permute(0, 3, 1, 2)
+
+
+def _filters(conv: nn.Module, start: int, stop: int | None) -> nn.Conv2d:
+    """A convolution of some of the output channels of a 3x3 one."""
+    assert isinstance(conv, nn.Conv2d)
+    weight, bias = conv.weight.detach()[start:stop], _bias(conv).detach()[start:stop]
+    part = nn.Conv2d(conv.in_channels, weight.shape[0], 3, padding=1)
+    with torch.no_grad():
+        part.weight.copy_(weight)
+        _bias(part).copy_(bias)
+    return part
 
 
 class LCIPB(nn.Module):
@@ -138,10 +205,11 @@ class LCIPB(nn.Module):
 
 
 class DeployedLCIPB(nn.Module):
-    """:class:`LCIPB` with its 7x7 in three exact pieces: 5x5 core, two outer rows, two outer columns.
+    """:class:`LCIPB` with its 7x7 in three exact pieces: the odd rows, the even rows, and the even rows' two ends.
 
-    XNNPACK's fast depthwise kernels end at 25 taps (seen in ai-edge-litert 2.3.0 and executorch 1.4.1): a 49-tap
-    one takes five times as long as the three pieces and their sum.
+    XNNPACK's fast depthwise kernels have 9 and 25 taps and a smaller one is filled up (seen in ai-edge-litert 2.3.0
+    and executorch 1.4.1). Pieces of 21, 20 and 8 taps fit two of 25 and one of 9; each is symmetric, so none needs a
+    padding of its own. One kernel of 49 taps takes five times as long.
     """
 
     def __init__(self, trained: LCIPB) -> None:
@@ -149,23 +217,23 @@ class DeployedLCIPB(nn.Module):
         self.screen, self.local = copy.deepcopy(trained.screen), copy.deepcopy(trained.local)
         self.mix, self.expand = copy.deepcopy(trained.mix), copy.deepcopy(trained.expand)
         count = trained.large.out_channels
-        self.core = nn.Conv2d(count, count, 5, padding=6, dilation=3, groups=count)
-        self.rows = nn.Conv2d(count, count, (2, 7), padding=(9, 9), dilation=(18, 3), groups=count, bias=False)
-        self.columns = nn.Conv2d(count, count, (5, 2), padding=(6, 9), dilation=(3, 18), groups=count, bias=False)
+        self.odd = nn.Conv2d(count, count, (3, 7), padding=(6, 9), dilation=(6, 3), groups=count)
+        self.even = nn.Conv2d(count, count, (4, 5), padding=(9, 6), dilation=(6, 3), groups=count, bias=False)
+        self.sides = nn.Conv2d(count, count, (4, 2), padding=(9, 9), dilation=(6, 18), groups=count, bias=False)
         weight = trained.large.weight
         with torch.no_grad():
             self.screen.weight.copy_(trained.screen.weight[:, trained.unshuffle])
-            self.core.weight.copy_(weight[:, :, 1:6, 1:6])
-            _bias(self.core).copy_(_bias(trained.large))
-            self.rows.weight.copy_(weight[:, :, 0::6, :])
-            self.columns.weight.copy_(weight[:, :, 1:6, 0::6])
+            self.odd.weight.copy_(weight[:, :, 1::2, :])
+            _bias(self.odd).copy_(_bias(trained.large))
+            self.even.weight.copy_(weight[:, :, 0::2, 1:6])
+            self.sides.weight.copy_(weight[:, :, 0::2, 0::6])
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
         p = self.screen(x)
         y = self.local(p)
-        y = self.core(y) + self.rows(y) + self.columns(y)
+        y = self.odd(y) + self.even(y) + self.sides(y)
         out: Tensor = x + self.expand(p * self.mix(y))
         return out
 
