@@ -101,27 +101,23 @@ class AttentionMatrix(nn.Module):
 
 
 class DeployedAttentionMatrix(nn.Module):
-    """:class:`AttentionMatrix` without lookup, scaling and keys: (Q x + b) . K y is (K'Q x + K'b) . y."""
+    """:class:`AttentionMatrix` without the lookup and the scaling."""
 
     bias: Tensor
 
     def __init__(self, trained: AttentionMatrix) -> None:
         super().__init__()
         self.window, self.grid = trained.window, trained.grid
-        channels = trained.key.in_channels
-        self.query = nn.Conv2d(channels, channels, 1)
-        assert trained.query.bias is not None
-        assert self.query.bias is not None
+        self.query, self.key = copy.deepcopy(trained.query), copy.deepcopy(trained.key)
         with torch.no_grad():
-            keys = trained.gain * trained.key.weight[:, :, 0, 0].t()  # (channels, dim)
-            self.query.weight.copy_((keys @ trained.query.weight[:, :, 0, 0])[:, :, None, None])
-            self.query.bias.copy_(keys @ trained.query.bias)
+            for parameter in self.query.parameters():
+                parameter.mul_(trained.gain)
         self.register_buffer("bias", trained.bias.detach()[trained.offsets][None].clone())
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`AttentionMatrix.forward`."""
-        scores = similarities(self.query(x), x, self.window, grid=self.grid)
+        scores = similarities(self.query(x), self.key(x), self.window, grid=self.grid)
         return functional.softmax(scores + self.bias, dim=-1)
 
 
