@@ -191,14 +191,16 @@ def _cut(crops: Sequence[tuple[Image, Image]], *, scale: int, multiple: int) -> 
 
 
 def _variant_schemes(scheme: Scheme) -> list[Scheme]:
-    """The scheme, then with each optional kind in float, then with all of them; known ones by their own names."""
+    """The scheme, with each optional kind in float, with sums and products, with all; known ones by their names."""
     kinds = [kind for kind in _OPTIONAL if kind in scheme.int8_ops]
-    sets = [frozenset[OpKind](), *(frozenset({kind}) for kind in kinds), frozenset(kinds)]
+    pair = frozenset({OpKind.ADD, OpKind.MUL}) & frozenset(kinds)
+    sets = [frozenset[OpKind](), *(frozenset({kind}) for kind in kinds), pair, frozenset(kinds)]
     found = []
     for left_out in dict.fromkeys(sets):
         int8_ops = scheme.int8_ops - left_out
         known = [other.name for other in SCHEMES.values() if other.int8_ops == int8_ops]
-        words = " and ".join(sorted(kind.value for kind in left_out))
+        *some, last = sorted(kind.value for kind in left_out) or [""]
+        words = f"{', '.join(some)} and {last}" if some else last
         name = known[0] if known else f"{scheme.name}, {words} in float"
         found.append(Scheme(name=name, summary=f"{scheme.name} as a variant", quantized=True, int8_ops=int8_ops))
     return found

@@ -167,7 +167,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", choices=("idsa_net_mobile", "idsa_net"), help="only this one (default: all)")
     parser.add_argument("--train-data", type=Path, help="parts: folder of training photos; some are held out")
     parser.add_argument("--cache", type=Path, default=ROOT / DEFAULT_CACHE, help="parts: folder for packed photos")
-    parser.add_argument("--crops", type=int, help="parts: of so many held-out photos, evenly chosen (default: all 20)")
+    parser.add_argument("--crops", type=int, help="parts: of so many held-out photos, evenly chosen (default: all)")
     parser.add_argument("--threads", type=int, default=1, help="latency: CPU threads (default 1)")
     parser.add_argument("--runs", type=int, default=100, help="latency: timed runs (default 100)")
     parser.add_argument("--quick", action="store_true", help="a few crops and runs, to see that it works")

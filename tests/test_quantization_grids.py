@@ -151,13 +151,13 @@ def test_constant_operand_gets_a_grid_of_its_own() -> None:
     assert "mul_grid" in _names(network)
 
 
-def test_mixed_scheme_quantizes_convolutions_and_what_moves_between_them() -> None:
+def test_mixed_scheme_quantizes_convolutions_sigmoids_and_what_moves_between_them() -> None:
     def body(net: Net, x: Tensor) -> Tensor:
         y = net.head(x)
         return net.wide(torch.cat([net.c1(y), y], 1)) * torch.sigmoid(net.c2(y))
 
     network = _prepared(body, "w8a8_mixed")
-    assert _names(network) == ["x_grid", "head_grid", "wide_grid", "c2_grid", "output_grid"]
+    assert _names(network) == ["x_grid", "head_grid", "wide_grid", "c2_grid", "sigmoid_grid", "output_grid"]
     assert network.scheme.name == "w8a8_mixed"
 
 
