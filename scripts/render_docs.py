@@ -33,6 +33,7 @@ TEMPLATES = ROOT / "docs" / "templates"
 RESULTS = ROOT / "results"
 # The results that templates may name, so that a misspelt one is an error and a missing one is "not measured yet".
 RESULT_NAMES = (
+    "ablation_x4",
     "devices_x4",
     "mobile_x4",
     "quantization_x4",
@@ -40,6 +41,7 @@ RESULT_NAMES = (
     "training_mobile_x4",
     "verification_idsa_net_mobile_x4",
     "verification_idsa_net_x4",
+    "yardstick_x4",
 )
 _BLOCK = re.compile(r"<!-- table: (?P<name>\w+) -->\n.*?<!-- end: (?P=name) -->", re.DOTALL)
 _MARK = re.compile(r"<!-- (?:table|end): (\w+) -->")

@@ -1,0 +1,246 @@
+"""Compare equal short trainings of idsa_net without one of its parts and write results/ablation_x4.json.
+
+    edge-sr train --config edge_sr/training/configs/idsa_net_x4_short_no_lcipb.toml --data PHOTOS --out runs/no_lcipb
+    python -m scripts.measure_ablation --run runs/idsa_net_x4_short --run runs/no_lcipb --data ../shared/data/benchmarks
+
+A run is the folder that training wrote. What a run leaves out is read from its own ``config.json``; everything else in
+it must be equal to the first run's, and so must the photos. PSNR-Y is that of the float network on whole images;
+latencies are those of the TFLite artifacts, float and int8 after training, in turns with the yardstick's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apps.progress import Progress, progress_bars
+from apps.results import Timing, envelope, plain, write_json
+from apps.verification.scoring import score
+from edge_sr.checkpoints import load_checkpoint
+from edge_sr.datasets import ImageSet, load_image_sets
+from edge_sr.errors import ConfigError, EdgeSRError
+from edge_sr.runner import TorchRunner
+from scripts.measure import ROOT, Section, parameters, relative
+from scripts.measure_yardstick import SCALE, SEED, YARDSTICK, deployed
+from scripts.turns import Candidate, calibration_tiles, export_candidate, hd_macs, ratios, summary, time_rounds
+from scripts.yardstick import create_yardstick
+
+SCHEMES = ("fp32", "w8a8")
+TARGET = "tflite"
+RESULT = ROOT / "results" / f"ablation_x{SCALE}.json"
+# What a run may leave out, and how the table says so.
+PARTS = {"share_attention": "attention of its own in every block", "lcipb": "without LCIPB", "inam": "without INAM"}
+FULL = "full"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        folder: what training wrote.
+        name: ``full``, or the setting that is off.
+        training: its configuration but for the network's settings.
+        held_out_psnr_y_db: of its last validation.
+        photos: SHA-256 of the training photos and of those held out; None where the checkpoint does not say.
+    """
+
+    folder: Path
+    name: str
+    training: dict[str, Any]
+    held_out_psnr_y_db: float
+    photos: str | None
+
+    @property
+    def title(self) -> str:
+        """What the table calls it."""
+        return PARTS.get(self.name, FULL)
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's configuration, last validation and photos.
+
+    Raises:
+        ConfigError: a file is missing, the run is not finished or not one of idsa_net at x4, or its network is not the
+            full one less one part.
+        CheckpointError: the network cannot be loaded.
+    """
+    try:
+        training = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        last = json.loads(lines[-1])
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigError(f"expected config.json and log.jsonl of a run in {folder}, got {error}; train it") from error
+    network = training.pop("network")
+    steps = sum(phase["steps"] for phase in training["phases"])
+    if (training["model"], training["scale"]) != ("idsa_net", SCALE):
+        raise ConfigError(f"expected a run of idsa_net x{SCALE}, got {folder} of {training['model']}; give another")
+    if last["step"] != steps:
+        raise ConfigError(f"expected {steps} steps in {folder}, got {last['step']}; let it finish")
+    off = [part for part in PARTS if network.get(part) is False]
+    if len(off) > 1 or set(network) - set(off):
+        raise ConfigError(f"expected at most one of {', '.join(PARTS)} to be off, got {network} in {folder}")
+    checkpoint = load_checkpoint(folder / "network.safetensors", expect_model="idsa_net")
+    return Run(
+        folder=folder,
+        name=off[0] if off else FULL,
+        training=training,
+        held_out_psnr_y_db=float(last["held_out_psnr_y_db"]),
+        photos=checkpoint.metadata.get("pool_sha256"),
+    )
+
+
+def check_equal(runs: Sequence[Run]) -> None:
+    """Refuse runs that say nothing about one part: other settings or photos, twice the same part, no full network.
+
+    Raises:
+        ConfigError: which run differs, and in what.
+    """
+    names = [run.name for run in runs]
+    if FULL not in names or len(set(names)) != len(names):
+        raise ConfigError(f"expected one run of the full network and one for each part, got {', '.join(names)}")
+    first = runs[0]
+    for run in runs[1:]:
+        differing = [key for key in first.training if run.training.get(key) != first.training[key]]
+        if run.photos != first.photos:
+            differing.append("photos")
+        if differing or set(run.training) != set(first.training):
+            raise ConfigError(
+                f"expected {run.folder} to be trained as {first.folder}, got other {', '.join(differing) or 'settings'}"
+            )
+
+
+def score_run(run: Run, sets: Sequence[ImageSet], progress: Progress) -> dict[str, Any]:
+    """Parameters and MACs of the training form, and its PSNR-Y on whole images of each set."""
+    loaded = load_checkpoint(run.folder / "network.safetensors")
+    network = loaded.network.eval()
+    runner = TorchRunner(network)
+    scores = [score(runner, image_set, run.name, 0, progress) for image_set in sets]
+    return {
+        "name": run.name,
+        "title": run.title,
+        "sha256": loaded.sha256,
+        "parameters": parameters(network),
+        "macs_hd": hd_macs(network),
+        "held_out_psnr_y_db": run.held_out_psnr_y_db,
+        "sets": {one.set_name: {"images": len(one.images), "psnr_y_db": one.psnr_y_db} for one in scores},
+    }
+
+
+def time_runs(
+    runs: Sequence[Run], *, tile: tuple[int, int], rounds: int, runs_per_round: int, work: Path, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """By run and scheme: latency of the TFLite artifact, and its ratio to the float yardstick in the same rounds."""
+    taking_part = [Candidate(name=YARDSTICK, deployed=create_yardstick(SEED).deployed(), weights="untrained")]
+    for run in runs:
+        network = load_checkpoint(run.folder / "network.safetensors").network
+        taking_part.append(Candidate(name=run.name, deployed=deployed(network), weights=str(run.folder)))
+    tiles = calibration_tiles(SCALE, multiple=8)
+    artifacts = {
+        f"{one.name}/{scheme}": export_candidate(one, scheme, TARGET, tile=tile, work=work, calibration=tiles)
+        for one in taking_part
+        for scheme in SCHEMES
+        if one.name != YARDSTICK or scheme == "fp32"
+    }
+    taken = time_rounds(artifacts, rounds=rounds, runs=runs_per_round, threads=1, progress=progress)
+    base: Sequence[Timing] = taken[f"{YARDSTICK}/fp32"]
+    return {
+        run.name: {
+            scheme: {
+                **summary(artifacts[f"{run.name}/{scheme}"], taken[f"{run.name}/{scheme}"]),
+                "ratio": ratios(taken[f"{run.name}/{scheme}"], base).to_json(),
+            }
+            for scheme in SCHEMES
+        }
+        for run in runs
+    }
+
+
+def merge(scored: Sequence[dict[str, Any]], timed: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The table's rows: the full network first, then each part in the order of ``PARTS``, with what it costs to omit.
+
+    ``difference_db`` is a row's PSNR-Y less the full network's, for the held-out photos and every set.
+    """
+    order = [FULL, *PARTS]
+    ordered = sorted(scored, key=lambda row: order.index(row["name"]))
+    full = ordered[0]
+    content = []
+    for row in ordered:
+        sets = {
+            name: {**entry, "difference_db": entry["psnr_y_db"] - full["sets"][name]["psnr_y_db"]}
+            for name, entry in row["sets"].items()
+        }
+        held_out = row["held_out_psnr_y_db"] - full["held_out_psnr_y_db"]
+        content.append({**row, "sets": sets, "held_out_difference_db": held_out, "latency": timed.get(row["name"], {})})
+    return content
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", dest="runs", type=Path, action="append", required=True, help="folder; give it again")
+    parser.add_argument("--data", type=Path, required=True, help="folder with Set5/HR, Set14/HR and so on")
+    parser.add_argument(
+        "--set", dest="sets", action="append", help="image set; may be given again (default Set5, Set14)"
+    )
+    parser.add_argument("--tile", type=int, default=128, help="LR tile of the timed artifacts (default 128)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of all artifacts (default 7)")
+    parser.add_argument("--runs-per-round", type=int, default=10, help="timed runs per turn (default 10)")
+    parser.add_argument("--quick", action="store_true", help="16x16 tile, 2 rounds, Set5; result into --work")
+    parser.add_argument("--work", type=Path, default=ROOT / "out" / "ablation", help="where artifacts are kept")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Score, time, write; returns the exit status."""
+    options = _parse(arguments)
+    runs = [read_run(folder) for folder in options.runs]
+    check_equal(runs)
+    work = options.work.resolve()
+    side = 16 if options.quick else options.tile
+    rounds = 2 if options.quick else options.rounds
+    names = ["Set5"] if options.quick else options.sets or ["Set5", "Set14"]
+    with progress_bars() as progress:
+        sets = load_image_sets(options.data, names, SCALE)
+        scored = [score_run(run, sets, progress) for run in runs]
+        timed = time_runs(
+            runs,
+            tile=(side, side),
+            rounds=rounds,
+            runs_per_round=options.runs_per_round,
+            work=work,
+            progress=progress,
+        )
+    trained = load_checkpoint(runs[0].folder / "network.safetensors").metadata
+    content = {
+        "scale": SCALE,
+        "tile": [side, side],
+        "threads": 1,
+        "rounds": rounds,
+        "runs_per_round": options.runs_per_round,
+        "training": runs[0].training,
+        "photos_sha256": runs[0].photos,
+        "train_images": trained.get("train_images"),
+        "held_out_images": trained.get("held_out_images"),
+        "sets": names,
+        "rows": merge(scored, timed),
+    }
+    path = work / "quick.json" if options.quick else options.out
+    command = ["python", "-m", "scripts.measure_ablation", *relative(sys.argv[1:])]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, envelope("ablation", Section(content=plain(content)), command=command))
+    print(f"wrote {path.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except EdgeSRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
