@@ -16,6 +16,7 @@ from torch import nn
 from apps.cli import main
 from apps.lint import gpu_delegate, hexagon, neural_engine, nnapi, xnnpack
 from apps.lint.accelerator import Accelerator
+from apps.lint.coreml_reader import read_coreml
 from apps.lint.engine import ACCELERATORS, OFF, ON, UNSURE, Forecast, LintReport, forecast, lint_artifacts
 from apps.lint.executorch_reader import read_executorch
 from apps.lint.graph import Graph, Op, Tensor
@@ -136,6 +137,17 @@ def test_core_ml_package_is_read_operation_by_operation(coreml: Artifact) -> Non
     assert row.macs_share == pytest.approx(1 - doubtful[0].macs / row.macs)
     assert {"ane-int8-activations", "ane-known-bad", "ane-float32-interface"} <= rules_of(row)
     assert row.worst() == "warning"
+
+
+def test_first_operand_of_a_core_ml_product_counts_its_work(tmp_path: Path) -> None:
+    pytest.importorskip("coremltools", reason="coremltools is not installed")
+    from coreml_programs import builder, save_program
+
+    mb = builder()
+    operands = {"y": np.zeros((2, 16, 4), np.float32), "x": np.zeros((2, 8, 16), np.float32)}
+    path = save_program(tmp_path / "m.mlpackage", lambda x, y: mb.matmul(x=x, y=y), operands)
+    # Two products of 8x16 by 16x4.
+    assert read_coreml(path).macs == 2 * 8 * 16 * 4
 
 
 def test_damaged_executorch_program_is_one_error(executorch: Artifact, tmp_path: Path) -> None:

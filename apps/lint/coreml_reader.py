@@ -78,7 +78,7 @@ def _op(package: MilPackage, operation: Operation, index: int, known: dict[str, 
         outputs=outputs,
         options=options,
         arithmetic=_arithmetic(operation, inputs, outputs, made_by),
-        macs=_macs(operation.kind, weight, inputs, outputs),
+        macs=_macs(operation, weight, inputs, outputs),
         taps=prod(weight[2:]) if operation.kind.startswith("conv") and len(weight) == 4 else 0,
     )
 
@@ -117,14 +117,19 @@ def _arithmetic(
     return outputs[0].dtype
 
 
-def _macs(kind: str, weight: tuple[int, ...], inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> int:
+def _macs(
+    operation: Operation, weight: tuple[int, ...], inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
+) -> int:
+    kind = operation.kind
     if kind in ("conv", "linear") and weight:
         return outputs[0].elements * prod(weight[1:])
     computed = [tensor for tensor in inputs if not tensor.constant]
     if kind == "conv_transpose" and weight and computed:
         return computed[0].elements * prod(weight[1:])
-    if kind == "matmul" and computed:
-        return computed[0].elements * outputs[0].shape[-1]
+    # Parameters come in no order of their own: the first operand is the one called x.
+    first = [tensor for tensor in inputs if tensor.name in operation.inputs.get("x", ())]
+    if kind == "matmul" and first:
+        return first[0].elements * outputs[0].shape[-1]
     return 0
 
 
