@@ -230,7 +230,7 @@ def test_qat_command_defaults_to_the_measured_recipe() -> None:
     defaults = {name: parameter.default for name, parameter in inspect.signature(qat).parameters.items()}
     recipe = QATConfig()
     names = {"lr": "learning_rate", "scale_lr": "scale_learning_rate"}
-    for option in ("steps", "lr", "scale_lr", "hr_weight", "ema_decay", "bf16"):
+    for option in ("steps", "lr", "scale_lr", "distillation_weight", "hr_weight", "ema_decay", "bf16"):
         assert defaults[option] == getattr(recipe, names.get(option, option)), option
 
 

@@ -106,10 +106,14 @@ class _Scores:
 def test_finished_methods_are_not_measured_again(checkpoint: Path, pool: CropPool, tmp_path: Path) -> None:
     result, workshop = tmp_path / "quantization_x4.json", _workshop(checkpoint, pool, tmp_path / "work")
     facts = {"sets": ["Set5"], "bundled": True, "tile": [32, 32], "overlap": 16, **workshop.made_of}
+    some = _Scores()
+    table = Table(result, "idsa_net_mobile", facts)
+    measure_methods(workshop, some, table, checkpoint, ["minmax"])  # type: ignore[arg-type]
+    assert [name for name, *_ in some.asked] == [checkpoint.stem, "minmax"]
     first = _Scores()
     measure_methods(workshop, first, Table(result, "idsa_net_mobile", facts), checkpoint)  # type: ignore[arg-type]
     assert [(name, target) for name, scheme, target in first.asked if scheme == "w8a8"][:-1] == [
-        (method, "tflite") for method in METHODS
+        (method, "tflite") for method in METHODS if method != "minmax"
     ]
     assert first.asked[-1][2] == "executorch"
     parts = json.loads(result.read_text())["networks"]["idsa_net_mobile"]["parts"]
