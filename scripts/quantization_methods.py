@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -150,7 +151,7 @@ class Workshop:
         try:
             loaded = load_quantized(path)
         except CheckpointError as error:
-            self._progress(f"made again, {error}", 0, 1)
+            print(f"{path.stem} is made again: {error}", file=sys.stderr, flush=True)
             return None
         known = loaded.metadata
         if known.get("made_of") != self.made_of:
