@@ -50,7 +50,7 @@ def print_sensitivity(report: SensitivityReport) -> None:
             )
         console().print(table)
     if report.variants:
-        table = _table("as targets execute it", "error, levels²", "drop, dB", "values rounded")
+        table = _table("as targets execute it, without a search", "error, levels²", "drop, dB", "values rounded")
         for variant in report.variants:
             rounded = ", ".join(f"{count} {op}" for op, count in variant.rounded.items())
             effect = variant.effect
