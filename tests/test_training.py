@@ -247,7 +247,7 @@ def test_muon_leaves_colours_tail_and_vectors_to_adam(pool: CropPool, tmp_path: 
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     left = {names[id(parameter)] for parameter in rest}
     assert {"head.weight", "head.bias", "up.weight", "up.bias", "hybrid.spatial.weight"} <= left
-    assert "blocks.0.extract.weight" in {names[id(parameter)] for parameter in hidden}
+    assert "blocks.0.first.weight" in {names[id(parameter)] for parameter in hidden}
     assert len(hidden) + len(rest) == len(names)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_sr.errors import ConfigError
+from edge_sr.training.losses import LOSSES
 
 CONFIGS_DIR = Path(__file__).parent / "configs"
 OPTIMIZERS = ("adam", "muon")
-LOSSES = ("l1", "l2")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -47,6 +47,7 @@ class TrainConfig:
         network: further settings of the network's configuration.
         phases: batch shapes in order; their steps add up to the run.
         loss: "l1", or "l2" (mean squared error, what PSNR is made of) for a last run from a trained checkpoint.
+        luma_weight: share of luma's error in the loss, 0..1, see :func:`~edge_sr.training.losses.pixel_loss`.
         optimizer: "muon" (hidden kernels; Adam for the rest) or "adam".
         lr: peak learning rate, reached after ``warmup_steps``, then a cosine down to ``final_lr_ratio`` of it.
         ema_decay: decay of the averaged weights that are kept.
@@ -66,6 +67,7 @@ class TrainConfig:
     network: Mapping[str, Any] = field(default_factory=dict)
     phases: tuple[Phase, ...]
     loss: str = "l1"
+    luma_weight: float = 0.0
     optimizer: str = "muon"
     lr: float = 2e-3
     warmup_steps: int = 200
@@ -91,7 +93,7 @@ class TrainConfig:
             raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.lr <= 0:
             raise ConfigError(f"lr must be above 0, got {self.lr}")
-        for name in ("final_lr_ratio", "ema_decay", "freeze_statistics_at"):
+        for name in ("luma_weight", "final_lr_ratio", "ema_decay", "freeze_statistics_at"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be within 0..1, got {getattr(self, name)}")
         for name in ("warmup_steps", "hold_out", "clip_grad_norm", "snapshot_seconds"):

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from edge_sr.atomic import atomic_path
@@ -30,6 +29,7 @@ from edge_sr.networks import create_network
 from edge_sr.training.config import TrainConfig
 from edge_sr.training.crop_pool import CropPool, Crops
 from edge_sr.training.distributed import Processes
+from edge_sr.training.losses import pixel_loss
 from edge_sr.training.muon import Muon, split_parameters
 from edge_sr.training.prefetch import Prefetch
 from edge_sr.training.validation import HeldOut
@@ -151,8 +151,7 @@ class Trainer:
         batch = crops.on(self.device)
         with self._autocast():
             sr = self.forward(batch.lr)
-        criterion = functional.l1_loss if config.loss == "l1" else functional.mse_loss
-        loss = criterion(sr.float(), batch.hr)
+        loss = pixel_loss(sr.float(), batch.hr, config.loss, luma_weight=config.luma_weight)
         loss.backward()  # type: ignore[no-untyped-call]
         if config.clip_grad_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_grad_norm)
