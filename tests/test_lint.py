@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +17,16 @@ from torch import nn
 from apps.cli import main
 from apps.lint import gpu_delegate, hexagon, neural_engine, nnapi, xnnpack
 from apps.lint.accelerator import Accelerator
-from apps.lint.coreml_reader import read_coreml
 from apps.lint.engine import ACCELERATORS, OFF, ON, UNSURE, Forecast, LintReport, forecast, lint_artifacts
-from apps.lint.executorch_reader import read_executorch
 from apps.lint.graph import Graph, Op, Tensor
 from apps.lint.lint_view import STATE_COLOURS, strip_chart
 from apps.lint.partitions import partition
+from apps.lint.reader import read_operators
 from apps.lint.rules import CONFIDENCES, ERROR, FOLKLORE, SEVERITIES, SOURCES, Requirement, Rule
-from apps.lint.tflite_reader import read_tflite
 from converters.artifact import Artifact, fingerprint, load_artifact, write_artifact
 from converters.export import export_artifact
+from converters.graphs import file_canonical_sha256
+from converters.quiet import quiet_native
 from edge_sr.errors import ArtifactError, ConfigError
 from edge_sr.networks import create_network
 from quantization.calibration import calibrate
@@ -104,7 +105,7 @@ def tflite_artifact(folder: Path, model: TinyModel, inputs: list[int], outputs: 
 
 
 def looked_at(path: Path, accelerator: Accelerator) -> Forecast:
-    return forecast(read_tflite(path), accelerator, path=path, scheme="")
+    return forecast(read_operators(path, "tflite"), accelerator, path=path, scheme="")
 
 
 def rules_of(row: Forecast) -> set[str]:
@@ -113,7 +114,7 @@ def rules_of(row: Forecast) -> set[str]:
 
 # ------------------------------------------------------------------------------------------------------ real artifacts
 def test_executorch_program_is_read_operator_by_operator(executorch: Artifact) -> None:
-    graph = read_executorch(executorch.path / executorch.meta.main_file)
+    graph = read_operators(executorch.main_path, "executorch")
     assert graph.macs == convolution_macs()
     assert graph.delegates == executorch.meta.delegation.delegates == 1
     assert [tensor.shape for tensor in (*graph.inputs, *graph.outputs)] == [(1, 3, 16, 24), (1, 3, 64, 96)]
@@ -139,15 +140,63 @@ def test_core_ml_package_is_read_operation_by_operation(coreml: Artifact) -> Non
     assert row.worst() == "warning"
 
 
-def test_first_operand_of_a_core_ml_product_counts_its_work(tmp_path: Path) -> None:
+def test_work_of_core_ml_operations_is_that_of_their_definition(tmp_path: Path) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed")
     from coreml_programs import builder, save_program
 
     mb = builder()
-    operands = {"y": np.zeros((2, 16, 4), np.float32), "x": np.zeros((2, 8, 16), np.float32)}
-    path = save_program(tmp_path / "m.mlpackage", lambda x, y: mb.matmul(x=x, y=y), operands)
-    # Two products of 8x16 by 16x4.
-    assert read_coreml(path).macs == 2 * 8 * 16 * 4
+
+    def build(y: Any, x: Any, picture: Any) -> Any:
+        product = mb.matmul(x=x, y=y)
+        dense = mb.linear(x=product, weight=np.ones((3, 4), np.float32))
+        grouped = mb.conv(x=picture, weight=np.ones((8, 2, 3, 3), np.float32), groups=2, pad_type="same")
+        spread = mb.conv_transpose(x=grouped, weight=np.ones((8, 3, 2, 2), np.float32), groups=2, strides=[2, 2])
+        return dense, spread
+
+    shapes = {"y": (2, 16, 4), "x": (2, 8, 16), "picture": (1, 4, 5, 5)}
+    values = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    graph = read_operators(save_program(tmp_path / "m.mlpackage", build, values), "coreml")
+    assert {op.kind: (op.macs, op.taps) for op in graph.ops if op.macs} == {
+        "matmul": (2 * 8 * 16 * 4, 0),
+        "linear": (2 * 8 * 4 * 3, 0),
+        # 8 channels of 5x5, each from 3x3 of 2 channels.
+        "conv": (8 * 25 * 9 * 2, 9),
+        # Each of the 8 channels of 5x5 goes into 2x2 of the 3 channels of its group.
+        "conv_transpose": (8 * 25 * 4 * 3, 4),
+    }
+
+
+def test_program_in_pieces_is_read_through(tmp_path: Path) -> None:
+    pytest.importorskip("executorch", reason="executorch is not installed")
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.Upsample(scale_factor=2),  # XNNPACK has none of nearest neighbours
+        nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2),
+    ).eval()
+    exported = torch.export.export(network, (torch.zeros(1, 3, 8, 8),))
+    with quiet_native():
+        program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
+    path = tmp_path / "model.pte"
+    path.write_bytes(program.buffer)
+    graph = read_operators(path, "executorch")
+    assert graph.delegates == 2
+    assert [op.index for op in graph.ops] == list(range(len(graph.ops)))
+    outside = [op for op in graph.ops if not op.settled]
+    assert [(op.kind, op.inputs[0].shape, op.output.shape) for op in outside if op.inputs[0] is not None] == [
+        ("aten::upsample_nearest2d.vec_out", (1, 4, 8, 8), (1, 4, 16, 16))
+    ]
+    assert [(op.kind, op.macs, op.taps) for op in graph.ops if op.macs] == [
+        ("XNNConv2d", 4 * 64 * 9 * 3, 9),
+        # Each of the 4 channels of 16x16 goes into 2x2 of the 3 channels of its group.
+        ("XNNConvTranspose2d", 4 * 256 * 4 * 3, 4),
+    ]
+    row = forecast(graph, xnnpack.XNNPACK_EXECUTORCH, path=path, scheme="fp32")
+    assert (row.partitions, row.count(OFF), rules_of(row)) == (2, 1, {"executorch-outside", "transpose"})
+    # What the reader of whole graphs does not look into has no canonical hash.
+    assert file_canonical_sha256(path, "executorch") is None
 
 
 def test_damaged_executorch_program_is_one_error(executorch: Artifact, tmp_path: Path) -> None:
@@ -155,7 +204,16 @@ def test_damaged_executorch_program_is_one_error(executorch: Artifact, tmp_path:
     for content in (b"", b"not a program", data[:200], data[:4] + b"XXXX" + data[8:]):
         (tmp_path / "model.pte").write_bytes(content)
         with pytest.raises(ArtifactError):
-            read_executorch(tmp_path / "model.pte")
+            read_operators(tmp_path / "model.pte", "executorch")
+
+
+def test_a_delegate_whose_weights_are_cut_is_one_error(executorch: Artifact, tmp_path: Path) -> None:
+    # The last bytes of a program are those of a constant.
+    data = executorch.main_path.read_bytes()
+    for missing in (1, 64, len(data) // 2):
+        (tmp_path / "model.pte").write_bytes(data[:-missing])
+        with pytest.raises(ArtifactError):
+            read_operators(tmp_path / "model.pte", "executorch")
 
 
 # ------------------------------------------------------------------------------------------------ hand-made models

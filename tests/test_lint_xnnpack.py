@@ -17,7 +17,7 @@ from torch import nn
 from xnnpack_cases import SHAPE, all_cases
 
 from apps.lint.engine import OFF, Forecast, forecast
-from apps.lint.tflite_reader import read_tflite
+from apps.lint.reader import read_operators
 from apps.lint.xnnpack import BREAKS, TABLE, XNNPACK
 from converters.export import export_artifact
 from converters.inspect_tflite import delegation_of
@@ -36,7 +36,7 @@ CASES = all_cases()
 
 
 def forecast_of(path: Path) -> Forecast:
-    return forecast(read_tflite(path), XNNPACK, path=path, scheme="")
+    return forecast(read_operators(path, "tflite"), XNNPACK, path=path, scheme="")
 
 
 def asked(path: Path) -> str:

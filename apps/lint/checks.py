@@ -158,8 +158,7 @@ def dilated_only_unstrided(op: Op) -> str | None:
 def dilation(op: Op) -> int:
     """Largest dilation of a convolution; 1 where there is none."""
     if "dilations" in op.options:  # Core ML
-        value = op.options["dilations"]
-        return 1 if value is None else max(int(item) for item in value.ravel())
+        return max(map(int, op.options["dilations"]))
     return max(int(op.options.get("dilationHFactor", 1) or 1), int(op.options.get("dilationWFactor", 1) or 1))
 
 

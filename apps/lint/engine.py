@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from apps.lint.accelerator import Accelerator, whole_model
-from apps.lint.coreml_reader import read_coreml
-from apps.lint.executorch_reader import read_executorch
 from apps.lint.gpu_delegate import GPU_DELEGATE, ONE_PARTITION
 from apps.lint.graph import Graph, Op
 from apps.lint.hexagon import HEXAGON
 from apps.lint.neural_engine import NEURAL_ENGINE
 from apps.lint.nnapi import NNAPI
 from apps.lint.partitions import partition
+from apps.lint.reader import read_operators
 from apps.lint.rules import ERROR, SEVERITIES, Finding, Requirement, Rule, place_of
-from apps.lint.tflite_reader import read_tflite
 from apps.lint.xnnpack import XNNPACK, XNNPACK_EXECUTORCH
 from apps.progress import Progress, quiet
 from converters.artifact import load_artifact
@@ -29,11 +27,6 @@ DISCLAIMER = "forecast from rules, nothing was run on a device"
 
 _ALL = (NEURAL_ENGINE, XNNPACK, XNNPACK_EXECUTORCH, GPU_DELEGATE, NNAPI, HEXAGON)
 ACCELERATORS = tuple(dict.fromkeys(accelerator.name for accelerator in _ALL))
-_READERS: dict[str, Callable[[Path], Graph]] = {
-    "tflite": read_tflite,
-    "coreml": read_coreml,
-    "executorch": read_executorch,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +131,7 @@ def lint_artifacts(
     forecasts: list[Forecast] = []
     for artifact, fitting in zip(artifacts, chosen, strict=True):
         progress(f"lint {artifact.path.name}", 0, 1)
-        graph = _READERS[artifact.meta.target](artifact.path / artifact.meta.main_file)
+        graph = read_operators(artifact.main_path, artifact.meta.target)
         forecasts += [
             forecast(graph, accelerator, path=artifact.path, scheme=artifact.meta.scheme) for accelerator in fitting
         ]

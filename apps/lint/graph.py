@@ -10,15 +10,7 @@ from typing import Any
 FLOATS = ("float32", "float16", "bfloat16")
 INT8 = ("int8", "uint8")
 # What an operator does, where rules of several accelerators ask for it.
-CONVOLUTION, DEPTHWISE, MATMUL = "convolution", "depthwise", "matmul"
-TRANSPOSE, RESHAPE, QUANTIZE, DEQUANTIZE, CAST, OTHER = (
-    "transpose",
-    "reshape",
-    "quantize",
-    "dequantize",
-    "cast",
-    "other",
-)
+TRANSPOSE, QUANTIZE, DEQUANTIZE, CAST, OTHER = "transpose", "quantize", "dequantize", "cast", "other"
 CONVERSIONS = (QUANTIZE, DEQUANTIZE, CAST)
 
 
@@ -63,7 +55,7 @@ class Op:
         name: of the tensor it makes first, or its own where the format has one.
         role: one of this module's role names.
         inputs: with None where an optional one is absent.
-        options: attributes by the format's names.
+        options: attributes by the format's names, and ``interface``: whether it reads an input or makes an output.
         version: of the operator (TFLite), 1 elsewhere.
         arithmetic: ``int8`` where it computes on 8-bit values, else the float type, else the integer type.
         macs: multiply-accumulates of one run.

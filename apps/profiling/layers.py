@@ -19,9 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from apps.lint.executorch_reader import read_executorch
 from apps.lint.graph import Graph, Op
-from apps.lint.tflite_reader import read_tflite
+from apps.lint.reader import read_operators
 from apps.profiling.layer_names import op_label, same_operator
 from apps.profiling.layer_results import OPERATOR_PROFILE, PREFIXES, LayerCost, LayerProfile, quantile
 from apps.progress import Progress, quiet
@@ -90,10 +89,9 @@ def file_macs(artifact: Artifact) -> int:
 
 def file_graph(artifact: Artifact) -> Graph:
     """The operators of an artifact's main file."""
-    readers = {"tflite": read_tflite, "executorch": read_executorch}
-    if artifact.meta.target not in readers:
+    if artifact.meta.target not in ("tflite", "executorch"):
         raise ConfigError(f"expected a tflite or executorch artifact, got {artifact.meta.target}; give another")
-    return readers[artifact.meta.target](artifact.main_path)
+    return read_operators(artifact.main_path, artifact.meta.target)
 
 
 def _operator_profile(

@@ -47,6 +47,7 @@ def read_coreml(path: Path) -> ComputeGraph:
         inputs=tuple(range(count)),
         outputs=tuple(outputs),
         interface=tuple(_interface(feature) for side in package.features for feature in side),
+        flexible={feature.name: spelled for feature in package.features[0] if (spelled := _flexibility(feature))},
     )
 
 
@@ -56,6 +57,16 @@ def _interface(feature: Any) -> str:
         return str(kind)
     picture = feature.type.imageType
     return f"{type(picture).ColorSpace.Name(picture.colorSpace)} {picture.height}x{picture.width}"
+
+
+def _flexibility(feature: Any) -> str:
+    """How several sizes of a picture or an array are spelled; "" where there is one."""
+    kind = feature.type.WhichOneof("Type")
+    fields = {"imageType": "SizeFlexibility", "multiArrayType": "ShapeFlexibility"}
+    spelled = getattr(feature.type, kind).WhichOneof(fields[kind]) if kind in fields else None
+    if spelled is None:
+        return ""
+    return "enumerated" if "enumerated" in spelled.lower() else "range"
 
 
 class _Build:

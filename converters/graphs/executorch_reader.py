@@ -86,6 +86,21 @@ class ExecuTorchProgram:
             return self._segment(place["index"])
         return bytes(self._program["backend_delegate_data"][place["index"]]["data"])
 
+    def delegate_graph(self, delegate: dict[str, Any]) -> ComputeGraph:
+        """What one of the plan's delegates computes.
+
+        Raises:
+            ArtifactError: it is damaged, or of another backend than XNNPACK.
+        """
+        if delegate["id"] != XNNPACK:
+            raise ArtifactError(
+                f"expected delegates of {XNNPACK} in {self.path}, got {delegate['id']}: not looked into"
+            )
+        try:
+            return _read_xnnpack(self.payload(delegate), self.constants)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"expected XNNPACK's graph in {self.path}, got a damaged one ({error})") from None
+
     def _segment(self, index: int) -> bytes:
         segments = self._program["segments"] or []
         if index >= len(segments):
@@ -113,7 +128,7 @@ def read_executorch(path: Path) -> ComputeGraph:
             f"expected one XNNPACK delegate with nothing outside in {path}, got {len(delegates)} ({names}) and "
             f"{len(operators)} kinds of operators outside: a program in pieces is not looked into"
         )
-    return _read_xnnpack(program.payload(delegates[0]), program.constants)
+    return program.delegate_graph(delegates[0])
 
 
 def _read_xnnpack(payload: bytes, named: dict[str, bytes]) -> ComputeGraph:

@@ -47,13 +47,22 @@ class Quantization:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Value:
-    """A tensor of the graph. ``data`` is a constant's content, as stored; ``name`` does not change what is computed."""
+    """A tensor of the graph.
+
+    Attributes:
+        name: for people; it does not change what is computed.
+        dtype, shape: as the format has them.
+        data: a constant's content, as stored.
+        quantization: of what is stored.
+        open_shape: the shape with -1 for each size that an application may choose; None where all are fixed.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     data: Array | None = field(default=None, repr=False)
     quantization: Quantization | None = None
+    open_shape: tuple[int, ...] | None = None
 
     @property
     def real(self) -> Array:
@@ -88,6 +97,13 @@ class Node:
     attributes: Mapping[str, Any]
     name: str = ""
 
+    def input_at(self, place: int, parameter: str) -> int | None:
+        """Index of the value at ``place``, or of ``parameter`` where the format names its inputs (Core ML)."""
+        names = self.attributes.get("parameters")
+        if names is not None:
+            place = names.index(parameter) if parameter in names else -1
+        return self.inputs[place] if 0 <= place < len(self.inputs) else None
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ComputeGraph:
@@ -97,6 +113,7 @@ class ComputeGraph:
         values, nodes: in execution order.
         inputs, outputs: indices of values.
         interface: what a format says of inputs and outputs beside type and shape (order of colour channels).
+        flexible: name of an input of several sizes -> how Core ML spells them, ``range`` or ``enumerated``.
     """
 
     values: tuple[Value, ...]
@@ -104,6 +121,7 @@ class ComputeGraph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     interface: tuple[str, ...] = ()
+    flexible: Mapping[str, str] = field(default_factory=dict)
 
     def operations(self) -> dict[str, int]:
         """Kind -> number of nodes, sorted by kind."""
@@ -119,7 +137,8 @@ def canonical_sha256(graph: ComputeGraph, *, target: str) -> str:
     """A hash of what the graph computes.
 
     Every value's hash is made of the operation and the hashes of what it reads, down to the inputs and the bytes of the
-    constants, so two graphs have one hash where their outputs are the same expression.
+    constants, so two graphs have one hash where their outputs are the same expression. Sizes that an application may
+    choose beside those in the file are not part of it.
 
     Args:
         graph: of any size; nodes must come after what they read.

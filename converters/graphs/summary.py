@@ -44,6 +44,7 @@ COMMON_NAMES: dict[str, str] = {
     "StaticTranspose": "transpose",
     "QUANTIZE": "quantize",
     "DEQUANTIZE": "dequantize",
+    "CAST": "cast",
     "Clamp": "clip",
     "RELU": "relu",
     "GELU": "gelu",
@@ -57,7 +58,7 @@ COMMON_NAMES: dict[str, str] = {
     "MEAN": "reduce_mean",
 }
 # Kind of a layer -> the axes of its stored weight in the order output, input, height, width; for linear layers two.
-_AXES: dict[str, tuple[int, ...]] = {
+WEIGHT_AXES: dict[str, tuple[int, ...]] = {
     "CONV_2D": (0, 3, 1, 2),
     "Conv2d": (0, 3, 1, 2),
     "conv": (0, 1, 2, 3),
@@ -183,7 +184,7 @@ def common_ops(ops: Mapping[str, int]) -> dict[str, int]:
 
 
 def _layer(graph: ComputeGraph, node: Node, *, number: int) -> Layer | None:
-    axes = _AXES.get(node.kind)
+    axes = WEIGHT_AXES.get(node.kind)
     if axes is None:
         return None
     weight, bias = _parameters(graph, node)
@@ -204,13 +205,9 @@ def _layer(graph: ComputeGraph, node: Node, *, number: int) -> Layer | None:
 
 def _parameters(graph: ComputeGraph, node: Node) -> tuple[Value | None, Value | None]:
     """Weight and bias: the second and third input, or the parameters of those names."""
-    names = node.attributes.get("parameters")
-    places = [1, 2] if names is None else [names.index(name) if name in names else -1 for name in ("weight", "bias")]
-    found: list[Value | None] = []
-    for place in places:
-        index = node.inputs[place] if 0 <= place < len(node.inputs) else None
-        found.append(None if index is None else graph.values[index])
-    return found[0], found[1]
+    places = (node.input_at(1, "weight"), node.input_at(2, "bias"))
+    weight, bias = (None if place is None else graph.values[place] for place in places)
+    return weight, bias
 
 
 def _activation_scale(label: str, number: int, grid: Quantization) -> ActivationScale:

@@ -46,12 +46,14 @@ def _value(model: Model, graph: Graph, index: int) -> Value:
     tensor = graph.tensors[index]
     if tensor.sparsity is not None:
         raise ArtifactError(f"expected dense tensors, got the sparse {_text(tensor.name)!r}: not looked into")
+    signature = () if tensor.shapeSignature is None else tuple(map(int, tensor.shapeSignature))
     return Value(
         name=_text(tensor.name),
         dtype=type_name(tensor),
         shape=() if tensor.shape is None else tuple(map(int, tensor.shape)),
         data=constant(model, graph, index),
         quantization=_quantization(tensor.quantization),
+        open_shape=signature if min(signature, default=0) < 0 else None,
     )
 
 
