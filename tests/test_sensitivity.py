@@ -206,12 +206,12 @@ def test_parts_are_named_by_operator_block_and_role() -> None:
     assert set(names[OP]) == {"conv weights", "conv outputs", "add", "mul", "sigmoid"}
     blocks = {"head", "attention", "blocks.0", "blocks.1", "purify", "gather", "squeeze", "spatial", "up", "top level"}
     assert set(names[BLOCK]) == blocks
-    assert set(names[ROLE]) == {"blocks.*", "blocks.*.extract", "blocks.*.refine"}
+    assert set(names[ROLE]) == {"blocks.*.first", "blocks.*.second"}
     counts = {part.name: len(part.places) for part in find_parts(network) if part.view == OP}
     # head, attention, 2 x 2 in blocks, 4 in purify, gather, squeeze, spatial, up; the copying one loses nothing.
     assert counts["conv weights"] == 14
-    # 2 in blocks, gated, the skip; the last one lies on the picture's own grid.
-    assert counts["add"] == 4
+    # Gated, the skip; the last one lies on the picture's own grid.
+    assert counts["add"] == 2
 
 
 def test_what_a_float_operator_computed_is_requantized() -> None:
@@ -348,7 +348,7 @@ def test_command_writes_page_chart_and_json(
     assert names == ["w8a8", *floats, "w8a8_mixed", "w8a8, add, mul and sigmoid in float"]
     assert content["variants"][0]["effect"] == result["whole"]
     page = (tmp_path / "page" / "sensitivity.html").read_text(encoding="utf-8")
-    assert "blocks.*.refine" in page
+    assert "blocks.*.second" in page
     with PillowImage.open(tmp_path / "page" / "sensitivity.png") as chart:
         assert min(chart.size) > 200
     printed = capsys.readouterr().out
