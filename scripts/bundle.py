@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from apps.results import write_json
+from apps.scripting import run_script
 from edge_sr.checkpoints import WEIGHTS_DIR, load_tensors, save_tensors, sha256_file
-from edge_sr.errors import ConfigError, EdgeSRError
+from edge_sr.errors import ConfigError
 from edge_sr.training.loop import LOG, NETWORK
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,8 +91,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main)

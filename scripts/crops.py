@@ -9,17 +9,17 @@ The int8 column is the TFLite artifact's own output. The photos come with scikit
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
 from apps.exporting import export_artifacts
 from apps.figures import Panel, crop_panels, most_different_window, write_comparison
+from apps.scripting import run_script
 from apps.weights import resolve_weights
 from converters.artifact import load_artifact
 from converters.runners import open_runner
 from edge_sr.datasets import ImagePair, load_image_sets
-from edge_sr.errors import ConfigError, ConversionError, EdgeSRError
+from edge_sr.errors import ConfigError, ConversionError
 from edge_sr.metrics import psnr_y
 from edge_sr.resize import bicubic_resize
 from edge_sr.runner import Runner, TorchRunner
@@ -73,8 +73,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main)

@@ -11,15 +11,15 @@ import argparse
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS
+from apps.scripting import run_script
 from edge_sr.atomic import atomic_path
-from edge_sr.errors import ConfigError, EdgeSRError
+from edge_sr.errors import ConfigError
 from scripts.measure import ROOT, SCHEMES
 
 RESULT = ROOT / "results" / "devices_x4.json"
@@ -160,8 +160,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main)

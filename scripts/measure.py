@@ -27,13 +27,14 @@ from apps.exporting import export_artifacts
 from apps.profiling.host import profile_artifacts
 from apps.progress import Progress, progress_bars
 from apps.results import Timing, envelope, plain, write_json
+from apps.scripting import run_script
 from apps.verification.accuracy import verify_artifacts
 from apps.weights import resolve_weights
 from converters.artifact import Artifact, artifact_name, load_artifact
 from converters.runners import accuracy_runtimes
 from edge_sr.checkpoints import bundled_checkpoint, load_checkpoint, sha256_file
 from edge_sr.datasets import ImageSet, load_image_sets
-from edge_sr.errors import ConfigError, ConversionError, EdgeSRError
+from edge_sr.errors import ConfigError, ConversionError
 from edge_sr.evaluation import SetScore, evaluate_set
 from edge_sr.resize import bicubic_resize
 from quantization.state import load_quantized
@@ -298,8 +299,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main)

@@ -20,10 +20,11 @@ from typing import Any
 
 from apps.progress import Progress, progress_bars
 from apps.results import Timing, envelope, plain, write_json
+from apps.scripting import run_script
 from apps.verification.scoring import score
 from edge_sr.checkpoints import load_checkpoint
 from edge_sr.datasets import ImageSet, load_image_sets
-from edge_sr.errors import ConfigError, EdgeSRError
+from edge_sr.errors import ConfigError
 from edge_sr.runner import TorchRunner
 from scripts.measure import ROOT, Section, parameters, relative
 from scripts.measure_yardstick import SCALE, SEED, YARDSTICK, deployed
@@ -239,8 +240,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main)

@@ -26,6 +26,7 @@ from typing import Any
 from apps.machine import MachineInfo, describe_machine
 from apps.progress import progress_bars
 from apps.results import envelope, plain, write_json
+from apps.scripting import run_script
 from edge_sr.errors import ConfigError, EdgeSRError
 from scripts.device_sections import QUICK, SECTIONS, Effort, Subjects
 from scripts.device_subjects import both_networks
@@ -126,8 +127,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main)

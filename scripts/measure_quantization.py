@@ -26,6 +26,7 @@ from torch import nn
 
 from apps.progress import Progress, progress_bars
 from apps.results import envelope, plain, write_json
+from apps.scripting import run_script
 from apps.training import DEFAULT_CACHE
 from apps.verification.scoring import closing_runner
 from converters.artifact import Artifact, artifact_name, load_artifact
@@ -33,7 +34,6 @@ from converters.export import export_artifact
 from converters.self_test import open_checked_runner
 from edge_sr.checkpoints import bundled_checkpoint, sha256_file
 from edge_sr.datasets import ImageSet, load_image_sets
-from edge_sr.errors import EdgeSRError
 from edge_sr.evaluation import SetScore, evaluate_set
 from edge_sr.tiling import upscale_image
 from edge_sr.training import open_pool
@@ -254,8 +254,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main)

@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 
 from apps.progress import Progress, progress_bars
 from apps.results import envelope, write_json
+from apps.scripting import run_script
 from apps.sensitivity import SensitivityReport, analyse_sensitivity, measure_part_latency
 from apps.sensitivity_view import print_sensitivity, sensitivity_chart
 from apps.training import DEFAULT_CACHE
 from edge_sr.atomic import atomic_path
 from edge_sr.checkpoints import bundled_checkpoint, sha256_file
-from edge_sr.errors import ConfigError, EdgeSRError
+from edge_sr.errors import ConfigError
 from edge_sr.training import HeldOut, open_pool
 from quantization.sensitivity import Effect, PartSensitivity, Sensitivity
 from scripts.measure import ROOT, Section, relative
@@ -207,8 +208,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main)

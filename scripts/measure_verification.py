@@ -19,6 +19,7 @@ from typing import Any
 from apps.exporting import export_artifacts
 from apps.progress import progress_bars
 from apps.results import envelope, plain, write_json
+from apps.scripting import run_script
 from apps.verification.agreement import AgreementMatrix
 from apps.verification.colour_card import ColourCard
 from apps.verification.full import FullReport, verify_fully
@@ -27,7 +28,7 @@ from apps.verification.gate import GateLimits, failure_lines
 from apps.verification.seam_certificate import SeamCertificate, SeamRow
 from apps.weights import resolve_weights
 from edge_sr.checkpoints import load_tensors
-from edge_sr.errors import ConversionError, EdgeSRError
+from edge_sr.errors import ConversionError
 from edge_sr.networks import MODELS
 from scripts.measure import ROOT, SCHEMES, Section, parameters, relative
 
@@ -165,8 +166,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main)

@@ -21,9 +21,9 @@ from torch import nn
 
 from apps.progress import Progress, progress_bars
 from apps.results import Timing, envelope, plain, write_json
+from apps.scripting import run_script
 from converters.artifact import Artifact
 from edge_sr.checkpoints import load_checkpoint
-from edge_sr.errors import EdgeSRError
 from edge_sr.networks import create_network
 from scripts.measure import ROOT, Section, relative
 from scripts.turns import Candidate, calibration_tiles, export_candidate, ratios, summary, time_rounds
@@ -175,8 +175,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main)

@@ -16,16 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from apps.scripting import run_script
 from converters.targets import TARGETS
 from edge_sr.atomic import atomic_path
-from edge_sr.errors import ConfigError, EdgeSRError
+from edge_sr.errors import ConfigError
 from quantization.schemes import SCHEMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,8 +130,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_script(main)

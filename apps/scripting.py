@@ -1,0 +1,18 @@
+"""How a script of this repository ends: with its exit status, and with one line where something was wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from edge_sr.errors import EdgeSRError
+
+
+def run_script(main: Callable[[], int]) -> NoReturn:
+    """Call a script's ``main`` and leave with the status it returns, or with that of its error."""
+    try:
+        sys.exit(main())
+    except EdgeSRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
