@@ -260,7 +260,7 @@ def ringing(sr: Image) -> Image:
         (five_bits, "shallow dark", "expected bands of at most "),
         (pattern, "grey 64", "expected a flat that varies by at most 3 levels (float 0), got "),
         (pattern, "shallow middle", "% of a ramp's steps to fall, got "),
-        (wrapped, "white", "expected every value within 6 levels of the float network, got 25"),
+        (wrapped, "white", "expected every value within 6 levels of the float network, got 254"),
         (ringing, "edges", "expected edges that overshoot by at most "),
     ],
 )

@@ -154,11 +154,10 @@ def test_training_brings_the_quantized_network_closer_to_its_teacher(
             if not grid.fixed:
                 grid.scale.mul_(0.6)  # something to repair: ranges that clip
     start = measure(network, held_out)
-    config = _config(steps=60, learning_rate=1e-3, scale_learning_rate=scale_rate, bf16=bf16, validate_every=10)
+    config = _config(steps=120, learning_rate=2e-3, scale_learning_rate=scale_rate, bf16=bf16, validate_every=10)
     result = train_qat(network, deployed, _crops(), config, held_out=held_out)
     assert result.start_psnr_y_db == start
-    # Weights alone cannot undo what clips: ranges that stay leave less to gain.
-    assert result.psnr_y_db > start + (0.5 if scale_rate else 0.25)
+    assert result.psnr_y_db > start + 0.5
     assert measure(network, held_out) == result.psnr_y_db
     assert result.best_step > 0
     assert not network.training
