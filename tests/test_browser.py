@@ -334,8 +334,8 @@ def test_plain_http_in_a_network_measures_one_thread_on_a_coarse_clock(
     timing = rows["w8a8", "wasm-1"].timing
     assert timing is not None
     assert timing.clock_resolution_ms > 0.05
-    # A batch was to last twenty ticks, by runs of the warm-up, which may have been several times as slow.
-    assert timing.runs_per_sample * timing.median_ms > 5 * timing.clock_resolution_ms
+    # A batch lasts at least twenty ticks, or its runs were long enough one by one.
+    assert timing.runs_per_sample * timing.median_ms > 10 * timing.clock_resolution_ms
     assert "isolated" in str(rows["w8a8", "wasm-2"].reason)
     assert "secure" in str(rows["w8a8", "webgpu-fp32"].reason)
     assert not any(row.failed for row in report.rows)

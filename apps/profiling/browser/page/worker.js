@@ -132,7 +132,9 @@ async function warmUp(once, task) {
     await once();
     times.push(performance.now());
   }
-  return { warmupRuns: times.length, estimateMs: (times[times.length - 1] - started) / times.length };
+  // Of the later half: the first runs are several times as slow while the browser is still compiling.
+  const later = [started, ...times].slice(Math.floor(times.length / 2));
+  return { warmupRuns: times.length, estimateMs: (later[later.length - 1] - later[0]) / (later.length - 1) };
 }
 
 async function takeSamples(once, batch, task) {
