@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from edge_sr.checkpoints import load_checkpoint
 from edge_sr.datasets import ImageSet, load_image_sets
 from edge_sr.errors import ConfigError
 from edge_sr.runner import TorchRunner
+from edge_sr.training.config import config_from_mapping
 from scripts.measure import ROOT, Section, parameters, relative
 from scripts.measure_yardstick import SCALE, SEED, YARDSTICK, deployed
 from scripts.turns import Candidate, calibration_tiles, export_candidate, hd_macs, ratios, summary, time_rounds
@@ -45,8 +46,8 @@ class Run:
 
     Attributes:
         folder: what training wrote.
-        name: ``full``, or the setting that is off.
-        training: its configuration but for the network's settings.
+        name: what sets it apart from the runs beside it: here ``full``, or the setting that is off.
+        training: its configuration but for the network's settings; what a run did not write has its default.
         held_out_psnr_y_db: of its last validation.
         photos: SHA-256 of the training photos and of those held out; None where the checkpoint does not say.
     """
@@ -58,39 +59,53 @@ class Run:
     photos: str | None
 
     @property
-    def title(self) -> str:
-        """What the table calls it."""
-        return PARTS.get(self.name, FULL)
+    def checkpoint(self) -> Path:
+        """The network it ended with."""
+        return self.folder / "network.safetensors"
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run's configuration, last validation and photos.
+def left_out(network: Mapping[str, Any]) -> str:
+    """The part that a network's settings leave out, or ``full``.
 
     Raises:
-        ConfigError: a file is missing, the run is not finished or not one of idsa_net at x4, or its network is not the
-            full one less one part.
+        ConfigError: they leave out several parts, or set something else.
+    """
+    off = [part for part in PARTS if network.get(part) is False]
+    if len(off) > 1 or set(network) - set(off):
+        raise ConfigError(f"expected at most one of {', '.join(PARTS)} to be off, got {dict(network)}; give another")
+    return off[0] if off else FULL
+
+
+def read_run(folder: Path, name_of: Callable[[Mapping[str, Any]], str] = left_out) -> Run:
+    """Read a run's configuration, last validation and photos.
+
+    Args:
+        folder: what training wrote.
+        name_of: gives the run its name from its network's settings; raises ConfigError for those no table has a row of.
+    Raises:
+        ConfigError: a file is missing, the run is not finished or not one of idsa_net at x4, or it has no name.
         CheckpointError: the network cannot be loaded.
     """
     try:
-        training = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
         last = json.loads(lines[-1])
     except (OSError, ValueError, IndexError) as error:
         raise ConfigError(f"expected config.json and log.jsonl of a run in {folder}, got {error}; train it") from error
-    network = training.pop("network")
-    steps = sum(phase["steps"] for phase in training["phases"])
-    if (training["model"], training["scale"]) != ("idsa_net", SCALE):
-        raise ConfigError(f"expected a run of idsa_net x{SCALE}, got {folder} of {training['model']}; give another")
-    if last["step"] != steps:
-        raise ConfigError(f"expected {steps} steps in {folder}, got {last['step']}; let it finish")
-    off = [part for part in PARTS if network.get(part) is False]
-    if len(off) > 1 or set(network) - set(off):
-        raise ConfigError(f"expected at most one of {', '.join(PARTS)} to be off, got {network} in {folder}")
+    config = config_from_mapping(written)  # a run older than a setting is one with that setting's default
+    if (config.model, config.scale) != ("idsa_net", SCALE):
+        raise ConfigError(f"expected a run of idsa_net x{SCALE}, got {folder} of {config.model}; give another")
+    if last["step"] != config.steps:
+        raise ConfigError(f"expected {config.steps} steps in {folder}, got {last['step']}; let it finish")
+    try:
+        name = name_of(config.network)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from error
     checkpoint = load_checkpoint(folder / "network.safetensors", expect_model="idsa_net")
     return Run(
         folder=folder,
-        name=off[0] if off else FULL,
-        training=training,
+        name=name,
+        training={key: value for key, value in plain(config.to_json()).items() if key != "network"},
         held_out_psnr_y_db=float(last["held_out_psnr_y_db"]),
         photos=checkpoint.metadata.get("pool_sha256"),
     )
@@ -105,26 +120,35 @@ def check_equal(runs: Sequence[Run]) -> None:
     names = [run.name for run in runs]
     if FULL not in names or len(set(names)) != len(names):
         raise ConfigError(f"expected one run of the full network and one for each part, got {', '.join(names)}")
+    check_trained_alike(runs)
+
+
+def check_trained_alike(runs: Sequence[Run]) -> None:
+    """Refuse runs of which one had other settings, or other photos, than the first; networks may differ.
+
+    Raises:
+        ConfigError: which run differs, and in what.
+    """
     first = runs[0]
     for run in runs[1:]:
         differing = [key for key in first.training if run.training.get(key) != first.training[key]]
         if run.photos != first.photos:
             differing.append("photos")
-        if differing or set(run.training) != set(first.training):
+        if differing:
             raise ConfigError(
-                f"expected {run.folder} to be trained as {first.folder}, got other {', '.join(differing) or 'settings'}"
+                f"expected {run.folder} to be trained as {first.folder}, got other {', '.join(differing)}"
             )
 
 
 def score_run(run: Run, sets: Sequence[ImageSet], progress: Progress) -> dict[str, Any]:
     """Parameters and MACs of the training form, and its PSNR-Y on whole images of each set."""
-    loaded = load_checkpoint(run.folder / "network.safetensors")
+    loaded = load_checkpoint(run.checkpoint)
     network = loaded.network.eval()
     runner = TorchRunner(network)
     scores = [score(runner, image_set, run.name, 0, progress) for image_set in sets]
     return {
         "name": run.name,
-        "title": run.title,
+        "title": PARTS.get(run.name, FULL),
         "sha256": loaded.sha256,
         "parameters": parameters(network),
         "macs_hd": hd_macs(network),
@@ -139,7 +163,7 @@ def time_runs(
     """By run and scheme: latency of the TFLite artifact, and its ratio to the float yardstick in the same rounds."""
     taking_part = [Candidate(name=YARDSTICK, deployed=create_yardstick(SEED).deployed(), weights="untrained")]
     for run in runs:
-        network = load_checkpoint(run.folder / "network.safetensors").network
+        network = load_checkpoint(run.checkpoint).network
         taking_part.append(Candidate(name=run.name, deployed=deployed(network), weights=str(run.folder)))
     tiles = calibration_tiles(SCALE, multiple=8)
     artifacts = {
@@ -217,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             work=work,
             progress=progress,
         )
-    trained = load_checkpoint(runs[0].folder / "network.safetensors").metadata
+    trained = load_checkpoint(runs[0].checkpoint).metadata
     content = {
         "scale": SCALE,
         "tile": [side, side],

@@ -232,7 +232,7 @@ def test_a_run_says_itself_what_it_leaves_out(tmp_path: Path) -> None:
     full = read_run(write_run(tmp_path / "x", psnr=28.5))
     without = read_run(write_run(tmp_path / "y", network={"lcipb": False}))
     assert (full.name, full.held_out_psnr_y_db, full.photos) == (FULL, 28.5, "a")
-    assert (without.name, without.title) == ("lcipb", PARTS["lcipb"])
+    assert (without.name, without.checkpoint) == ("lcipb", tmp_path / "y" / "network.safetensors")
     check_equal([without, full])
 
 
@@ -248,6 +248,18 @@ def test_a_run_says_itself_what_it_leaves_out(tmp_path: Path) -> None:
 def test_a_run_that_is_no_row_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_run(write_run(tmp_path / "run", **changes))
+
+
+def test_a_run_older_than_a_setting_had_its_default(tmp_path: Path) -> None:
+    old = write_run(tmp_path / "old")
+    training = json.loads((old / "config.json").read_text())
+    assert training.pop("luma_weight") == 0.0
+    (old / "config.json").write_text(json.dumps(training))
+    today = write_run(tmp_path / "today", network={"inam": False})
+    check_equal([read_run(old), read_run(today)])
+    weighted = read_run(write_run(tmp_path / "weighted", network={"lcipb": False}, luma_weight=0.5))
+    with pytest.raises(ConfigError, match="got other luma_weight"):
+        check_equal([read_run(old), weighted])
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
