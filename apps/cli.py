@@ -66,8 +66,8 @@ app.command(
 app.command(
     epilog=examples(
         f"edge-sr verify {_ARTIFACT}",
-        "edge-sr verify out/artifacts/* --data ../shared/data/benchmarks --set Set5 --set Set14 --max-drop 0.05",
-        "edge-sr verify out/artifacts/* --full --set Set5 --data ../shared/data/benchmarks --out out/verify",
+        "edge-sr verify out/artifacts/* --data benchmarks --set Set5 --set Set14 --max-drop 0.05",
+        "edge-sr verify out/artifacts/* --full --set Set5 --data benchmarks --out out/verify",
         "edge-sr verify out/artifacts/* --max-drop 0.05 --junit verify.xml --annotations github",
         "edge-sr verify out/mine/* --checkpoint runs/mine.safetensors --json verify.json",
     )
@@ -126,7 +126,7 @@ app.command(
     epilog=examples(
         "edge-sr diff out/old/idsa_net_mobile_x4_w8a8_tflite_128x128 out/new/idsa_net_mobile_x4_w8a8_tflite_128x128",
         f"edge-sr diff {_ARTIFACT} out/artifacts/idsa_net_mobile_x4_w8a8_executorch_128x128 --images 1",
-        f"edge-sr diff {_ARTIFACT} out/mine/model_w8a8 --data ../shared/data/benchmarks --set Set5 --json diff.json",
+        f"edge-sr diff {_ARTIFACT} out/mine/model_w8a8 --data benchmarks --set Set5 --json diff.json",
     )
 )(diffing.diff)
 app.command(

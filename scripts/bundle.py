@@ -1,4 +1,4 @@
-"""Put trained weights into the package, and their history into results/training_mobile_x4.json.
+"""Put trained weights into the package, and their history into results/training_MODEL_x4.json.
 
     python scripts/bundle.py --float runs/mobile_x4 --float-command "edge-sr train ..." \\
         --quantized runs/mobile_x4_w8a8.safetensors --quantized-command "edge-sr qat ..." --data "1,325 photos"
@@ -85,7 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
         "quantized_log": lines(options.quantized.with_suffix(".log.jsonl")),
     }
     (ROOT / "results").mkdir(exist_ok=True)
-    write_json(ROOT / "results" / "training_mobile_x4.json", content)
+    network = load_tensors(options.runs[-1] / NETWORK)
+    write_json(ROOT / "results" / f"training_{network.model}_x{network.config['scale']}.json", content)
     print(f"bundled {trained['file']} and {quantized['file']}")
     return 0
 

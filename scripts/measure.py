@@ -1,11 +1,13 @@
-"""Measure the bundled network's artifacts and write results/mobile_x4.json, from which README's tables are made.
+"""Measure a bundled network's artifacts and write results/MODEL_x4.json, from which README's tables are made.
 
-    python scripts/measure.py accuracy --data ../shared/data/benchmarks --set Set5 --set Set14
-    python scripts/measure.py latency          # on an otherwise idle machine
+    python -m scripts.measure accuracy --data benchmarks
+    python -m scripts.measure accuracy --model idsa_net --data benchmarks
+    python -m scripts.measure latency          # on an otherwise idle machine
 
-Each step exports what it needs into ``--work`` (made once, used again while the weights are the same), replaces its own
+Each step exports what it needs into ``--work`` (made once, used again while the weights are the same), writes its own
 section of the file and leaves the others. A section carries its command, date, machine, versions and the SHA-256 of
-the weights it measured.
+the weights it measured. Accuracy is written artifact by artifact: the same command goes on where it was cut, and two
+processes may share the work by ``--target``.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from apps.exporting import export_artifacts
@@ -28,24 +29,23 @@ from apps.profiling.host import profile_artifacts
 from apps.progress import Progress, progress_bars
 from apps.results import Timing, envelope, plain, write_json
 from apps.scripting import run_script
-from apps.verification.accuracy import verify_artifacts
 from apps.weights import resolve_weights
 from converters.artifact import Artifact, artifact_name, load_artifact
-from converters.runners import accuracy_runtimes
 from edge_sr.checkpoints import bundled_checkpoint, load_checkpoint, sha256_file
-from edge_sr.datasets import ImageSet, load_image_sets
 from edge_sr.errors import ConfigError, ConversionError
-from edge_sr.evaluation import SetScore, evaluate_set
-from edge_sr.resize import bicubic_resize
 from quantization.state import load_quantized
+from scripts.accuracy_rows import Key, measure_rows, merged
 
 ROOT = Path(__file__).resolve().parent.parent
-Image = NDArray[np.uint8]
 
 SCHEMES = ("fp32", "w8a8")
 RUNNABLE = ("tflite", "executorch")
-# Sets with more images than this keep their means and worst image only: the file stays readable.
-MOST_IMAGES_LISTED = 20
+# Every row of the accuracy table; the last are the baseline: the same float weights quantized without training.
+ROWS: tuple[Key, ...] = (
+    *((target, scheme, False) for target in (*RUNNABLE, "coreml") for scheme in SCHEMES),
+    *((target, "w8a8", True) for target in RUNNABLE),
+)
+ALL_SETS = ("Set5", "Set14", "BSD100", "Urban100")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,78 +103,6 @@ class Section:
         return self.content
 
 
-# ---------------------------------------------------------------------------------------------------------- accuracy
-def measure_accuracy(
-    subject: Subject, *, data: Path, set_names: Sequence[str], targets: Sequence[str], progress: Progress
-) -> Section:
-    """PSNR-Y and SSIM of every artifact on whole image sets, beside bicubic and the float network on whole images."""
-    artifacts = [subject.artifact(target, scheme) for target in targets for scheme in SCHEMES]
-    # The baseline: the same float weights quantized without training.
-    artifacts += [subject.artifact(target, "w8a8", post_training=True) for target in targets if target in RUNNABLE]
-    sets = load_image_sets(data, set_names, subject.scale)
-    report = verify_artifacts([artifact.path for artifact in artifacts], data=data, sets=set_names, progress=progress)
-    float_whole = {row.set_name: _score(row.float_whole) for row in report.rows}
-    rows = []
-    for artifact in artifacts:
-        # On macOS a Core ML package has rows of Core ML and of the evaluator: the first are the more telling.
-        runtime = accuracy_runtimes(artifact.meta.target)[0]
-        rows.append(
-            {
-                "target": artifact.meta.target,
-                "runtime": runtime,
-                "scheme": artifact.meta.scheme,
-                "post_training": artifact.meta.calibration_sha256 is not None,
-                "size_bytes": artifact.meta.size_bytes,
-                "delegates": artifact.meta.delegation.delegates,
-                "ops_outside": dict(artifact.meta.delegation.ops_outside),
-                "overlap": artifact.meta.overlap,
-                "sets": {
-                    row.set_name: {
-                        "artifact": None if row.artifact is None else _score(row.artifact),
-                        "reason": row.reason,
-                        "drop_db": row.drop_db,
-                        "tiling_drop_db": row.tiling_drop_db,
-                        "quantization_drop_db": row.quantization_drop_db,
-                    }
-                    for row in report.rows
-                    if row.artifact_path == artifact.path and row.runtime == runtime
-                },
-            }
-        )
-    _add_drop_from_float_artifact(rows)
-    bicubic = {image_set.name: _score(_bicubic(image_set)) for image_set in sets}
-    return Section(content={"sets": list(bicubic), "bicubic": bicubic, "float_whole": float_whole, "artifacts": rows})
-
-
-def _add_drop_from_float_artifact(rows: Sequence[dict[str, Any]]) -> None:
-    """What int8 costs on one target: its float artifact's PSNR less its int8 artifact's, in the same tiles."""
-    for row in rows:
-        twin = next(other for other in rows if other["target"] == row["target"] and other["scheme"] == "fp32")
-        for name, entry in row["sets"].items():
-            before, after = twin["sets"][name]["artifact"], entry["artifact"]
-            known = before is not None and after is not None
-            entry["drop_from_float_artifact_db"] = before["psnr_y_db"] - after["psnr_y_db"] if known else None
-
-
-def _bicubic(image_set: ImageSet) -> SetScore:
-    def upscale(lr: Image) -> Image:
-        return bicubic_resize(lr, lr.shape[0] * image_set.scale, lr.shape[1] * image_set.scale)
-
-    return evaluate_set(upscale, image_set)
-
-
-def _score(score: SetScore) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "images": len(score.images),
-        "psnr_y_db": score.psnr_y_db,
-        "ssim": score.ssim,
-        "worst": {"name": score.worst.name, "psnr_y_db": score.worst.psnr_y_db},
-    }
-    if len(score.images) <= MOST_IMAGES_LISTED:
-        content["psnr_y_db_by_image"] = {image.name: image.psnr_y_db for image in score.images}
-    return content
-
-
 # ----------------------------------------------------------------------------------------------------------- latency
 def measure_latency(subject: Subject, *, threads: Sequence[int], rounds: int, runs: int, progress: Progress) -> Section:
     """Latency of float and int8 in turns, so that what else the machine does falls on both alike.
@@ -221,17 +149,59 @@ def _latency_row(taken: dict[str, list[Timing]]) -> dict[str, Any]:
     return content
 
 
+# ---------------------------------------------------------------------------------------------------------- accuracy
+def measure_accuracy(
+    path: Path, subject: Subject, *, data: Path, set_names: Sequence[str], targets: Sequence[str], progress: Progress
+) -> None:
+    """Measure the rows of these targets that the file lacks, and write each at once.
+
+    Rows of other weights, tiles or image sets are dropped first.
+    """
+
+    def kept() -> dict[str, Any]:
+        content = read(path)
+        section: dict[str, Any] = content.get("accuracy", {})
+        same = (
+            section.get("checkpoint_sha256") == subject.hashes()
+            and content.get("tile") == list(subject.tile)
+            and section.get("sets") == list(set_names)
+        )
+        return section if same else {}
+
+    def keep(found: dict[str, Any]) -> dict[str, Any]:
+        names = ("sets", "bicubic", "float_whole", "artifacts")
+        before = {name: value for name, value in kept().items() if name in names}
+        content: dict[str, Any] = plain(merged(before, found, ROWS))
+        write_section(path, subject, "accuracy", Section(content=content))
+        return content
+
+    measure_rows(
+        keep({"sets": list(set_names)}),
+        keys=[row for row in ROWS if row[0] in targets],
+        artifact=lambda row: subject.artifact(row[0], row[1], post_training=row[2]),
+        data=data,
+        set_names=set_names,
+        keep=keep,
+        progress=progress,
+    )
+
+
 # -------------------------------------------------------------------------------------------------------------- file
+def read(path: Path) -> dict[str, Any]:
+    """The result file, {} where there is none yet."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return content
+
+
 def write_section(path: Path, subject: Subject, name: str, section: Section) -> None:
     """Replace one section of the result file, atomically."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    content = read(path)
     content |= {"model": subject.model, "scale": subject.scale, "tile": list(subject.tile)}
     content["weights"] = weights(subject)
-    body = envelope(name, section, command=["python", *relative(sys.argv)])
+    body = envelope(name, section, command=["python", "-m", "scripts.measure", *relative(sys.argv[1:])])
     content[name] = {"checkpoint_sha256": subject.hashes(), **body}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
-    print(f"wrote section {name} of {path}")
 
 
 def weights(subject: Subject) -> dict[str, Any]:
@@ -252,8 +222,17 @@ def parameters(network: nn.Module) -> int:
 
 
 def relative(words: Sequence[str]) -> list[str]:
-    """The command as typed from the project's root, so that no folder of one machine is written down."""
-    return [str(Path(word).relative_to(ROOT)) if word.startswith(f"{ROOT}/") else word for word in words]
+    """The command as it would be typed from the project's root; of a folder elsewhere its name only, for it is one of
+    this machine.
+    """
+    return [_without_machine(word) for word in words]
+
+
+def _without_machine(word: str) -> str:
+    path = Path(word)
+    if path.is_relative_to(ROOT):
+        return str(path.relative_to(ROOT))
+    return path.name if path.is_absolute() or word.startswith("..") else word
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -263,15 +242,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--tile", type=int, default=128, help="height and width of the LR tile (default 128)")
     parser.add_argument("--data", type=Path, help="folder with Set5/HR, Set14/HR and so on")
+    parser.add_argument("--set", dest="sets", action="append", help="image set; may be given again (default all four)")
     parser.add_argument(
-        "--set", dest="sets", action="append", help="image set; may be given again (default Set5, Set14)"
+        "--target",
+        dest="targets",
+        action="append",
+        choices=(*RUNNABLE, "coreml"),
+        help="accuracy only; may be given again (default all three)",
     )
-    parser.add_argument("--target", dest="targets", action="append", help="accuracy only (default: all three)")
     parser.add_argument("--threads", type=int, action="append", help="latency only; may be given again (default 1, 2)")
     parser.add_argument("--rounds", type=int, default=5, help="latency only: turns of float and int8 (default 5)")
     parser.add_argument("--runs", type=int, default=30, help="latency only: timed runs per turn (default 30)")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "measure", help="where artifacts are kept")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "mobile_x4.json")
+    parser.add_argument("--out", type=Path, help="default results/MODEL_xSCALE.json")
     return parser.parse_args(arguments)
 
 
@@ -281,20 +264,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subject = Subject(
         model=options.model, scale=options.scale, tile=(options.tile, options.tile), work=options.work.resolve()
     )
+    path = options.out or ROOT / "results" / f"{subject.model}_x{subject.scale}.json"
     with progress_bars() as progress:
         if options.step == "latency":
             section = measure_latency(
                 subject, threads=options.threads or (1, 2), rounds=options.rounds, runs=options.runs, progress=progress
             )
+            write_section(path, subject, "latency", Section(content=plain(section.to_json())))
         else:
             if options.data is None:
                 raise ConfigError(
                     "expected --data with the benchmark images, got none; name the folder that holds Set5"
                 )
-            sets = options.sets or ["Set5", "Set14"]
-            targets = options.targets or ["tflite", "executorch", "coreml"]
-            section = measure_accuracy(subject, data=options.data, set_names=sets, targets=targets, progress=progress)
-    write_section(options.out, subject, options.step, Section(content=plain(section.to_json())))
+            measure_accuracy(
+                path,
+                subject,
+                data=options.data,
+                set_names=options.sets or list(ALL_SETS),
+                targets=options.targets or [*RUNNABLE, "coreml"],
+                progress=progress,
+            )
+    print(f"wrote section {options.step} of {path.name}")
     return 0
 
 

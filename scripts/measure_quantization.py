@@ -1,6 +1,6 @@
 """Measure what each way of quantizing costs and write results/quantization_x4.json, the source of the table of drops.
 
-    python -m scripts.measure_quantization --train-data ../shared/data/train --data ../shared/data/benchmarks
+    python -m scripts.measure_quantization --train-data photos --data benchmarks
     python -m scripts.measure_quantization --model idsa_net --checkpoint NETWORK --train-data PHOTOS --data DATA
 
 Each method makes a w8a8 network from the float weights with crops of training photos, exports it for TFLite and scores

@@ -1,12 +1,12 @@
 """Measure which parts of both networks pay for int8 and write results/sensitivity_x4.json and its chart.
 
-    python -m scripts.measure_sensitivity parts --train-data ../shared/data/train --checkpoint IDSA_NET
-    python -m scripts.measure_sensitivity latency --checkpoint IDSA_NET      # on an otherwise idle machine
+    python -m scripts.measure_sensitivity parts --train-data photos
+    python -m scripts.measure_sensitivity latency      # on an otherwise idle machine
 
 ``parts`` measures on held-out training photos, never on the benchmark sets: decisions are made on them. Each step
 replaces its own part of the file, network by network, and keeps the rest. ``--checkpoint`` names float weights of
-``idsa_net``; without it only the bundled ``idsa_net_mobile`` is measured. ``--quick`` shows that all of it works, on a
-few crops and runs, and wants an ``--out`` of its own.
+``idsa_net`` in place of the bundled ones. ``--quick`` shows that all of it works, on a few crops and runs, and wants an
+``--out`` of its own.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Subject:
 
 
 def subjects(checkpoint: Path | None, *, quick: bool) -> list[Subject]:
-    """The bundled network and, where its weights are given, ``idsa_net``."""
+    """Both networks; ``idsa_net`` with these weights instead of the bundled ones."""
     side = 32 if quick else 128
     mobile = Subject(
         model="idsa_net_mobile",
@@ -74,13 +74,15 @@ def subjects(checkpoint: Path | None, *, quick: bool) -> list[Subject]:
         search=not quick,
         tile=(side, side),
     )
-    if checkpoint is None:
-        return [mobile]
     side = min(side, 64)
-    return [
-        mobile,
-        Subject(model="idsa_net", checkpoint=checkpoint, bundled=False, search=False, tile=(side, side)),
-    ]
+    paper = Subject(
+        model="idsa_net",
+        checkpoint=checkpoint or bundled_checkpoint("idsa_net", SCALE),
+        bundled=checkpoint is None,
+        search=False,
+        tile=(side, side),
+    )
+    return [mobile, paper]
 
 
 def measure_parts(subject: Subject, crops: Sequence[tuple[Image, Image]], *, progress: Progress) -> SensitivityReport:
@@ -164,7 +166,7 @@ def draw(path: Path, chart: Path) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("parts", "latency"))
-    parser.add_argument("--checkpoint", type=Path, help="float weights of idsa_net at x4 (default: leave it out)")
+    parser.add_argument("--checkpoint", type=Path, help="float weights of idsa_net at x4 (default: the bundled ones)")
     parser.add_argument("--model", choices=("idsa_net_mobile", "idsa_net"), help="only this one (default: all)")
     parser.add_argument("--train-data", type=Path, help="parts: folder of training photos; some are held out")
     parser.add_argument("--cache", type=Path, default=ROOT / DEFAULT_CACHE, help="parts: folder for packed photos")
@@ -180,8 +182,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure one step of each network and write it at once; returns the exit status."""
     options = _parse(arguments)
-    if options.model == "idsa_net" and options.checkpoint is None:
-        raise ConfigError("expected --checkpoint with weights of idsa_net, got none: none are bundled")
     if options.quick and options.out == RESULT:
         raise ConfigError("expected --out beside --quick, got none: a quick trial must not replace the result")
     with progress_bars() as progress:

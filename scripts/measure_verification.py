@@ -1,6 +1,6 @@
 """Verify a network's artifacts fully and write results/verification_NETWORK_xSCALE.json, the README's source.
 
-    python -m scripts.measure_verification --data ../shared/data/benchmarks --set Set5 --set Set14
+    python -m scripts.measure_verification --data benchmarks --set Set5 --set Set14
     python -m scripts.measure_verification --model idsa_net --tile 64 --checkpoint NETWORK --data DATA --set Set5
 
 It exports fp32 and w8a8 for every target into ``--work``, runs ``edge-sr verify --full`` on them, keeps its page there

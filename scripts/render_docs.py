@@ -6,8 +6,8 @@ A document marks each table with a pair of comments::
     ...replaced...
     <!-- end: accuracy -->
 
-``docs/templates/accuracy.md.j2`` says how it looks; it sees each result file by its stem (``mobile_x4`` is
-``results/mobile_x4.json``, or None where that was not measured yet), and ``targets`` and ``schemes``. ``--check``
+``docs/templates/accuracy.md.j2`` says how it looks; it sees each result file by its stem (``yardstick_x4`` is
+``results/yardstick_x4.json``, or None where that was not measured yet), and ``targets`` and ``schemes``. ``--check``
 writes nothing and leaves with 1 where a document is out of date.
 """
 
@@ -35,10 +35,14 @@ RESULTS = ROOT / "results"
 RESULT_NAMES = (
     "ablation_x4",
     "devices_x4",
-    "mobile_x4",
+    "idsa_net_mobile_x4",
+    "idsa_net_x4",
+    "published_x4",
     "quantization_x4",
     "sensitivity_x4",
-    "training_mobile_x4",
+    "statistics_x4",
+    "training_idsa_net_mobile_x4",
+    "training_idsa_net_x4",
     "verification_idsa_net_mobile_x4",
     "verification_idsa_net_x4",
     "yardstick_x4",

@@ -16,11 +16,15 @@ from typing import Any
 import pytest
 import typer
 
+from edge_sr.checkpoints import WEIGHTS_DIR
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "edge_sr/weights/README.md")
 FENCE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 # Made by commands or by the reader, so not in a checkout.
-NOT_IN_A_CHECKOUT = ("out/", "results/mobile_x4.json", "converters/to_NAME.py")
+NOT_IN_A_CHECKOUT = ("out/", "results/idsa_net_x4.json", "converters/to_NAME.py")
+# Whatever is bundled has to be measured.
+MODELS = sorted(path.name.removesuffix("_x4_fp32.safetensors") for path in WEIGHTS_DIR.glob("*_x4_fp32.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,11 @@ def _script(name: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def _result(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return content
 
 
 def _commands(word: str) -> list[str]:
@@ -57,9 +66,9 @@ def test_tables_are_those_of_the_committed_results(renderer: ModuleType, capsys:
 
 
 def test_render_replaces_only_what_lies_between_the_marks(renderer: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "speed.md.j2").write_text("{{ mobile_x4.ms }} ms\n")
+    (tmp_path / "speed.md.j2").write_text("{{ idsa_net_mobile_x4.ms }} ms\n")
     text = "before\n<!-- table: speed -->\nold\nlines\n<!-- end: speed -->\nafter\n"
-    rendered = renderer.render(text, {"mobile_x4": {"ms": 7}}, templates=tmp_path)
+    rendered = renderer.render(text, {"idsa_net_mobile_x4": {"ms": 7}}, templates=tmp_path)
     assert rendered == "before\n<!-- table: speed -->\n7 ms\n<!-- end: speed -->\nafter\n"
 
 
@@ -86,43 +95,98 @@ def test_a_result_that_no_template_can_name_is_refused(renderer: ModuleType, tmp
         renderer.load_results(tmp_path)
 
 
-def test_every_measured_section_belongs_to_the_bundled_weights() -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_every_measured_section_belongs_to_the_bundled_weights(model: str) -> None:
     from edge_sr.checkpoints import bundled_checkpoint, sha256_file
 
-    content: dict[str, Any] = json.loads((ROOT / "results" / "mobile_x4.json").read_text(encoding="utf-8"))
+    content = _result(f"{model}_x4")
     bundled = {
         scheme: sha256_file(bundled_checkpoint(content["model"], content["scale"], scheme))
         for scheme in ("fp32", "w8a8")
     }
     for section in ("accuracy", "latency"):
         assert content[section]["checkpoint_sha256"] == bundled, f"{section} is of other weights; measure again"
-    verified = json.loads((ROOT / "results" / "verification_idsa_net_mobile_x4.json").read_text(encoding="utf-8"))
+    verified = _result(f"verification_{model}_x4")
     assert verified["checkpoint_sha256"] == bundled["fp32"], "verification is of other weights; measure again"
+    quantized = _result("quantization_x4")["networks"][model]
+    assert quantized["float_checkpoint_sha256"] == bundled["fp32"], "methods are of other weights; measure again"
+    (parts,) = [entry for entry in _result("sensitivity_x4")["networks"] if entry["model"] == model]
+    assert parts["checkpoint_sha256"] == bundled["fp32"], "sensitivity is of other weights; measure again"
+    assert parts["parts"]["sensitivity"]["whole"]["mse_levels2"] > 0
 
 
-def test_the_card_is_of_the_bundled_weights() -> None:
-    from edge_sr.checkpoints import WEIGHTS_DIR, sha256_file
+@pytest.mark.parametrize("model", MODELS)
+def test_the_card_is_of_the_bundled_weights(model: str) -> None:
+    from edge_sr.checkpoints import sha256_file
 
-    content: dict[str, Any] = json.loads((ROOT / "results" / "training_mobile_x4.json").read_text(encoding="utf-8"))
+    content = _result(f"training_{model}_x4")
     for trained in (content["float"], content["quantized"]):
         assert sha256_file(WEIGHTS_DIR / trained["file"]) == trained["sha256"]
     assert content["quantized"]["float_checkpoint_sha256"] == content["float"]["sha256"]
 
 
 # ---------------------------------------------------------------------------------------------------------- measuring
+def _row(target: str, scheme: str, psnr: float | None, *, post_training: bool = False) -> dict[str, Any]:
+    artifact = None if psnr is None else {"psnr_y_db": psnr}
+    return {
+        "target": target,
+        "scheme": scheme,
+        "post_training": post_training,
+        "sets": {"Set5": {"artifact": artifact}},
+    }
+
+
 def test_drop_from_the_float_artifact_is_taken_on_one_target() -> None:
-    def row(target: str, scheme: str, psnr: float | None) -> dict[str, Any]:
-        artifact = None if psnr is None else {"psnr_y_db": psnr}
-        return {"target": target, "scheme": scheme, "sets": {"Set5": {"artifact": artifact}}}
+    from scripts.accuracy_rows import add_drop_from_float_artifact
 
     rows = [
-        row("tflite", "fp32", 31.5),
-        row("coreml", "fp32", None),
-        row("tflite", "w8a8", 31.25),
-        row("coreml", "w8a8", None),
+        _row("tflite", "fp32", 31.5),
+        _row("coreml", "fp32", None),
+        _row("tflite", "w8a8", 31.25),
+        _row("coreml", "w8a8", None),
+        _row("executorch", "w8a8", 31.25),
     ]
-    _script("measure")._add_drop_from_float_artifact(rows)
-    assert [entry["sets"]["Set5"]["drop_from_float_artifact_db"] for entry in rows] == [0.0, None, 0.25, None]
+    add_drop_from_float_artifact(rows)
+    assert [entry["sets"]["Set5"]["drop_from_float_artifact_db"] for entry in rows] == [0.0, None, 0.25, None, None]
+
+
+def test_rows_of_two_processes_come_together_in_the_tables_order() -> None:
+    from scripts.accuracy_rows import merged
+    from scripts.measure import ROWS
+
+    first = merged({"sets": ["Set5"]}, {"artifacts": [_row("executorch", "w8a8", 31.0)]}, ROWS)
+    both = merged(first, {"artifacts": [_row("executorch", "fp32", 31.5)]}, ROWS)
+    again = merged(both, {"artifacts": [_row("executorch", "w8a8", 31.25)]}, ROWS)
+    assert again["sets"] == ["Set5"]
+    assert [(row["scheme"], row["sets"]["Set5"].get("drop_from_float_artifact_db")) for row in again["artifacts"]] == [
+        ("fp32", 0.0),
+        ("w8a8", 0.25),
+    ]
+
+
+def test_commands_are_written_down_without_this_machine() -> None:
+    from scripts.measure import relative
+
+    words = ["--data", "../elsewhere/benchmarks", f"{ROOT}/runs/x", "/data/photos", "runs/y", "--steps", "3"]
+    assert relative(words) == ["--data", "benchmarks", "runs/x", "photos", "runs/y", "--steps", "3"]
+
+
+def test_rows_that_are_kept_are_not_measured_again() -> None:
+    from apps.progress import quiet
+    from scripts.accuracy_rows import measure_rows
+
+    def fail(*_: object) -> Any:
+        raise AssertionError("nothing is missing")
+
+    measure_rows(
+        {"artifacts": [_row("tflite", "fp32", 31.0)]},
+        keys=[("tflite", "fp32", False)],
+        artifact=fail,
+        data=ROOT,
+        set_names=["Set5"],
+        keep=fail,
+        progress=quiet,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- commands

