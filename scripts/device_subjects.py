@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from apps.weights import quantize_after_training, resolve_weights
-from converters.artifact import Artifact, artifact_name, load_artifact
+from converters.artifact import Artifact, artifact_name
 from converters.export import export_artifact
 from edge_sr.checkpoints import load_checkpoint, save_checkpoint, sha256_file
 from edge_sr.networks import create_network
 from quantization.schemes import get_scheme
+from scripts.kept import kept_artifact
 from scripts.measure import SCHEMES, Subject, parameters
 
 SCALE = 4
@@ -67,10 +68,9 @@ class DeviceSubject:
             return subject.artifact(target, scheme)
         checkpoint = self.checkpoint()
         name = artifact_name(model=self.model, scale=self.scale, scheme=scheme, target=target, tile=tile)
-        if (self.work / name).is_dir():
-            artifact = load_artifact(self.work / name)
-            if artifact.meta.checkpoint_sha256 == sha256_file(checkpoint):
-                return artifact
+        kept = kept_artifact(self.work, name, weights_sha256=sha256_file(checkpoint))
+        if kept is not None:
+            return kept
         print(f"exporting {name}", file=sys.stderr, flush=True)
         network, calibration_sha256 = _network(scheme, checkpoint)
         return export_artifact(

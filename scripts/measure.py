@@ -35,6 +35,7 @@ from edge_sr.checkpoints import bundled_checkpoint, load_checkpoint, sha256_file
 from edge_sr.errors import ConfigError, ConversionError
 from quantization.state import load_quantized
 from scripts.accuracy_rows import Key, measure_rows, merged
+from scripts.kept import kept_artifact
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,10 +74,9 @@ class Subject:
         checkpoint = self.checkpoint("fp32" if post_training else scheme)
         folder = self.work / "post_training" if post_training else self.work
         name = artifact_name(model=self.model, scale=self.scale, scheme=scheme, target=target, tile=self.tile)
-        if (folder / name).is_dir():
-            artifact = load_artifact(folder / name)
-            if artifact.meta.checkpoint_sha256 == sha256_file(checkpoint):
-                return artifact
+        kept = kept_artifact(folder, name, weights_sha256=sha256_file(checkpoint))
+        if kept is not None:
+            return kept
         print(f"exporting {name}", file=sys.stderr, flush=True)
         (row,) = export_artifacts(
             model=self.model,

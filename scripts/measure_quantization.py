@@ -29,7 +29,7 @@ from apps.results import envelope, plain, write_json
 from apps.scripting import run_script
 from apps.training import DEFAULT_CACHE
 from apps.verification.scoring import closing_runner
-from converters.artifact import Artifact, artifact_name, load_artifact
+from converters.artifact import Artifact, artifact_name
 from converters.export import export_artifact
 from converters.self_test import open_checked_runner
 from edge_sr.checkpoints import bundled_checkpoint, sha256_file
@@ -37,6 +37,7 @@ from edge_sr.datasets import ImageSet, load_image_sets
 from edge_sr.evaluation import SetScore, evaluate_set
 from edge_sr.tiling import upscale_image
 from edge_sr.training import open_pool
+from scripts.kept import kept_artifact
 from scripts.measure import ROOT, Section, parameters, relative
 from scripts.measure_verification import trained
 from scripts.quantization_methods import METHODS, RECIPES, SCHEME, Made, Workshop
@@ -82,10 +83,9 @@ class Bench:
         folder = self.folder / ("float" if scheme == "fp32" else weights.stem)
         name = artifact_name(model=str(network.model_name), scale=SCALE, scheme=scheme, target=target, tile=self.tile)
         digest = sha256_file(weights)
-        if (folder / name).is_dir():
-            artifact = load_artifact(folder / name)
-            if artifact.meta.checkpoint_sha256 == digest:
-                return artifact
+        kept = kept_artifact(folder, name, weights_sha256=digest)
+        if kept is not None:
+            return kept
         self.progress(f"export {folder.name} {target}", 0, 1)
         artifact = export_artifact(
             network=network,

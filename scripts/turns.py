@@ -23,11 +23,12 @@ from apps.profiling.host import profile_artifacts
 from apps.progress import Progress
 from apps.results import Timing
 from apps.weights import calibration_batches
-from converters.artifact import Artifact, artifact_name, load_artifact
+from converters.artifact import Artifact, artifact_name
 from converters.export import export_artifact
 from edge_sr.errors import ConfigError
 from quantization import calibrate, prepare
 from quantization.schemes import get_scheme
+from scripts.kept import kept_artifact
 from scripts.measure import parameters
 
 # LR pixels of a 1280x720 picture at x4, the size that papers count multiply-accumulates for.
@@ -118,10 +119,9 @@ def export_candidate(
         target=target,
         tile=tile,
     )
-    if (folder / name).is_dir():
-        kept = load_artifact(folder / name)
-        if kept.meta.checkpoint_sha256 == fingerprint:
-            return kept
+    kept = kept_artifact(folder, name, weights_sha256=fingerprint)
+    if kept is not None:
+        return kept
     print(f"exporting {candidate.name} {scheme} for {target}", file=sys.stderr, flush=True)
     if get_scheme(scheme).quantized:
         network = prepare(network, scheme)
