@@ -158,6 +158,8 @@ def measure_accuracy(
     Rows of other weights, tiles or image sets are dropped first.
     """
 
+    names = ("sets", "bicubic", "float_whole", "artifacts")
+
     def kept() -> dict[str, Any]:
         content = read(path)
         section: dict[str, Any] = content.get("accuracy", {})
@@ -166,17 +168,15 @@ def measure_accuracy(
             and content.get("tile") == list(subject.tile)
             and section.get("sets") == list(set_names)
         )
-        return section if same else {}
+        return {name: section[name] for name in names if name in section} if same else {}
 
     def keep(found: dict[str, Any]) -> dict[str, Any]:
-        names = ("sets", "bicubic", "float_whole", "artifacts")
-        before = {name: value for name, value in kept().items() if name in names}
-        content: dict[str, Any] = plain(merged(before, found, ROWS))
+        content: dict[str, Any] = plain(merged(kept(), found, ROWS))
         write_section(path, subject, "accuracy", Section(content=content))
         return content
 
     measure_rows(
-        keep({"sets": list(set_names)}),
+        kept(),
         keys=[row for row in ROWS if row[0] in targets],
         artifact=lambda row: subject.artifact(row[0], row[1], post_training=row[2]),
         data=data,

@@ -98,9 +98,15 @@ def _colours(card: ColourCard) -> dict[str, Any]:
 
 
 def trained(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says of its training: steps and data, so that no short run passes for a trained network."""
+    """What a checkpoint says of its training: steps and data, so that no short run passes for a trained network.
+
+    Steps and seconds are those of all runs that led to a bundled checkpoint.
+    """
     metadata = load_tensors(checkpoint).metadata
-    return {name: metadata.get(name) for name in ("steps", "held_out_psnr_y_db", "train_images", "train_seconds")}
+    facts = {name: metadata.get(name) for name in ("steps", "held_out_psnr_y_db", "train_images", "train_seconds")}
+    for run in metadata.get("earlier_runs", []):
+        facts |= {name: facts[name] + run[name] for name in ("steps", "train_seconds")}
+    return facts
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
