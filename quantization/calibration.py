@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from edge_sr.errors import ConfigError
 from quantization.fake_quant import Mode
 from quantization.quantizer import QuantizedNetwork
+from quantization.replay import Replay
 
 SEARCH_FACTORS = (0.9, 0.81, 0.73, 0.66, 0.59, 0.53)
+# Of intermediate values that the range search keeps in memory.
+_MOST_KEPT_BYTES = 2 << 30
 
 Progress = Callable[[int, int], None]
 
@@ -69,8 +72,8 @@ def search_ranges(
     Args:
         network: calibrated network; its grids change.
         float_network: what to come close to.
-        batches: (B, 3, H, W) float in [0, 1]; the cost is one to two passes over all of them per
-            grid, which is minutes for a large network: a few dozen small tiles are enough.
+        batches: (B, 3, H, W) float in [0, 1]; for every grid what lies behind it is computed once or twice for all
+            of them, which is minutes for a large network: a few dozen small tiles are enough.
         factors: multiples of the calibrated scale to try in this order, each > 0.
         rounds: how many times to walk all grids.
         progress: called with (grids done, grids in all).
@@ -84,29 +87,34 @@ def search_ranges(
     network.eval().set_mode(Mode.QUANTIZE)
     float_network.eval()
     targets: list[Tensor] = [float_network(batch).clamp(0, 1) for batch in batches]
-    best = _squared_error(network, batches, targets, math.inf)
     free = [grid for _, grid in network.grids() if not grid.fixed]
-    steps = list(reversed(free)) * rounds
-    for done, grid in enumerate(steps):
-        start = grid.scale.clone()
-        kept = start
-        for factor in factors:
-            grid.scale.copy_(start * factor)
-            error = _squared_error(network, batches, targets, best)
-            if error >= best:
-                break
-            best, kept = error, start * factor
-        grid.scale.copy_(kept)
-        if progress is not None:
-            progress(done + 1, len(steps))
+    best = math.inf
+    for turn in range(rounds):
+        # Walking backwards leaves everything before the current grid as it was when the walk began.
+        replay = Replay(network, batches, most_bytes=_MOST_KEPT_BYTES)
+        best = _squared_error(replay, targets, 0, math.inf)
+        changed = math.inf
+        for done, grid in enumerate(reversed(free)):
+            changed = min(changed, replay.first_node(grid))
+            start = grid.scale.clone()
+            kept = start
+            for factor in factors:
+                grid.scale.copy_(start * factor)
+                error = _squared_error(replay, targets, int(changed), best)
+                if error >= best:
+                    break
+                best, kept = error, start * factor
+            grid.scale.copy_(kept)
+            if progress is not None:
+                progress(turn * len(free) + done + 1, rounds * len(free))
     return best / sum(target.numel() for target in targets)
 
 
-def _squared_error(network: nn.Module, batches: Sequence[Tensor], targets: Sequence[Tensor], limit: float) -> float:
-    """Sum of squared errors of the clamped output; inf as soon as it passes the limit."""
+def _squared_error(replay: Replay, targets: Sequence[Tensor], start: int, limit: float) -> float:
+    """Sum of squared errors of the clamped output, computed from a node on; inf as soon as it passes the limit."""
     total = 0.0
-    for batch, target in zip(batches, targets, strict=True):
-        total += float((network(batch).clamp(0, 1) - target).square().sum())
+    for index, target in enumerate(targets):
+        total += float((replay.output(index, start).clamp(0, 1) - target).square().sum())
         if total > limit:
             return math.inf
     return total

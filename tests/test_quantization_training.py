@@ -134,6 +134,25 @@ def test_range_search_never_makes_the_output_worse_and_undoes_a_bad_range(
         search_ranges(network, deployed, images, factors=(0.0,))
 
 
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_range_search_that_computes_only_what_changes_finds_the_same(
+    deployed: nn.Module, images: list[Tensor], rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def searched() -> tuple[float, dict[str, float], int]:
+        network = prepare(deployed, "w8a8")
+        calibrate(network, images)
+        heads: list[int] = []
+        network.graph_module.get_submodule("head").register_forward_hook(lambda *_: heads.append(1))
+        error = search_ranges(network, deployed, images, rounds=rounds)
+        return error, {name: float(grid.scale) for name, grid in network.grids()}, len(heads)
+
+    *kept, few = searched()
+    monkeypatch.setattr("quantization.calibration._MOST_KEPT_BYTES", 0)
+    *whole, many = searched()
+    assert kept == whole
+    assert few < many / 3
+
+
 def test_measure_is_infinite_for_the_network_that_made_the_images(
     deployed: nn.Module, held_out: list[tuple[Image, Image]]
 ) -> None:
