@@ -1,10 +1,12 @@
 """Compare equal short trainings of idsa_net without one of its parts and write results/ablation_x4.json.
 
     edge-sr train --config edge_sr/training/configs/idsa_net_x4_short_no_lcipb.toml --data PHOTOS --out runs/no_lcipb
-    python -m scripts.measure_ablation --run runs/idsa_net_x4_short --run runs/no_lcipb --data ../shared/data/benchmarks
+    python -m scripts.measure_ablation accuracy --run runs/idsa_net_x4_short --run runs/no_lcipb --data benchmarks
+    python -m scripts.measure_ablation latency --run runs/idsa_net_x4_short --run runs/no_lcipb   # on an idle machine
 
 A run is the folder that training wrote. What a run leaves out is read from its own ``config.json``; everything else in
-it must be equal to the first run's, and so must the photos. PSNR-Y is that of the float network on whole images;
+it must be equal to the first run's, and so must the photos. Each step keeps what the other measured of the same runs.
+PSNR-Y is that of the float network on whole images;
 latencies are those of the TFLite artifacts, float and int8 after training, in turns with the yardstick's.
 """
 
@@ -22,12 +24,12 @@ from apps.progress import Progress, progress_bars
 from apps.results import Timing, envelope, plain, write_json
 from apps.scripting import run_script
 from apps.verification.scoring import score
-from edge_sr.checkpoints import load_checkpoint
+from edge_sr.checkpoints import load_checkpoint, sha256_file
 from edge_sr.datasets import ImageSet, load_image_sets
 from edge_sr.errors import ConfigError
 from edge_sr.runner import TorchRunner
 from edge_sr.training.config import config_from_mapping
-from scripts.measure import ROOT, Section, parameters, relative
+from scripts.measure import ALL_SETS, ROOT, Section, parameters, relative
 from scripts.measure_yardstick import SCALE, SEED, YARDSTICK, deployed
 from scripts.turns import Candidate, calibration_tiles, export_candidate, hd_macs, ratios, summary, time_rounds
 from scripts.yardstick import create_yardstick
@@ -186,7 +188,7 @@ def time_runs(
     }
 
 
-def merge(scored: Sequence[dict[str, Any]], timed: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def with_differences(scored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The table's rows: the full network first, then each part in the order of ``PARTS``, with what it costs to omit.
 
     ``difference_db`` is a row's PSNR-Y less the full network's, for the held-out photos and every set.
@@ -201,20 +203,47 @@ def merge(scored: Sequence[dict[str, Any]], timed: dict[str, dict[str, Any]]) ->
             for name, entry in row["sets"].items()
         }
         held_out = row["held_out_psnr_y_db"] - full["held_out_psnr_y_db"]
-        content.append({**row, "sets": sets, "held_out_difference_db": held_out, "latency": timed.get(row["name"], {})})
+        content.append({**row, "sets": sets, "held_out_difference_db": held_out})
     return content
+
+
+def facts(runs: Sequence[Run]) -> dict[str, Any]:
+    """What all runs share, and the SHA-256 of each run's network."""
+    trained = load_checkpoint(runs[0].checkpoint).metadata
+    content: dict[str, Any] = plain(
+        {
+            "scale": SCALE,
+            "training": runs[0].training,
+            "photos_sha256": runs[0].photos,
+            "train_images": trained.get("train_images"),
+            "held_out_images": trained.get("held_out_images"),
+            "weights_sha256": {run.name: sha256_file(run.checkpoint) for run in runs},
+        }
+    )
+    return content
+
+
+def write(path: Path, step: str, shared: dict[str, Any], found: dict[str, Any]) -> None:
+    """Put one step's findings into the file; the other step's stay if they are of the same runs."""
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = before if all(before.get(name) == value for name, value in shared.items()) else {}
+    command = ["python", "-m", "scripts.measure_ablation", *relative(sys.argv[1:])]
+    section = envelope(f"ablation-{step}", Section(content=plain(found)), command=command)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**kept, **shared, step: section})
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("accuracy", "latency"))
     parser.add_argument("--run", dest="runs", type=Path, action="append", required=True, help="folder; give it again")
-    parser.add_argument("--data", type=Path, required=True, help="folder with Set5/HR, Set14/HR and so on")
+    parser.add_argument("--data", type=Path, help="accuracy: folder with Set5/HR, Set14/HR and so on")
     parser.add_argument(
-        "--set", dest="sets", action="append", help="image set; may be given again (default Set5, Set14)"
+        "--set", dest="sets", action="append", help="accuracy: image set; may be given again (default all four)"
     )
-    parser.add_argument("--tile", type=int, default=128, help="LR tile of the timed artifacts (default 128)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of all artifacts (default 7)")
-    parser.add_argument("--runs-per-round", type=int, default=10, help="timed runs per turn (default 10)")
+    parser.add_argument("--tile", type=int, default=128, help="latency: LR tile (default 128)")
+    parser.add_argument("--rounds", type=int, default=7, help="latency: turns of all artifacts (default 7)")
+    parser.add_argument("--runs-per-round", type=int, default=10, help="latency: timed runs per turn (default 10)")
     parser.add_argument("--quick", action="store_true", help="16x16 tile, 2 rounds, Set5; result into --work")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "ablation", help="where artifacts are kept")
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -222,44 +251,40 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Score, time, write; returns the exit status."""
+    """Score or time, write; returns the exit status."""
     options = _parse(arguments)
+    if options.step == "accuracy" and options.data is None:
+        raise ConfigError("expected --data with the benchmark images, got none; name the folder that holds Set5")
     runs = [read_run(folder) for folder in options.runs]
     check_equal(runs)
     work = options.work.resolve()
-    side = 16 if options.quick else options.tile
-    rounds = 2 if options.quick else options.rounds
-    names = ["Set5"] if options.quick else options.sets or ["Set5", "Set14"]
-    with progress_bars() as progress:
-        sets = load_image_sets(options.data, names, SCALE)
-        scored = [score_run(run, sets, progress) for run in runs]
-        timed = time_runs(
-            runs,
-            tile=(side, side),
-            rounds=rounds,
-            runs_per_round=options.runs_per_round,
-            work=work,
-            progress=progress,
-        )
-    trained = load_checkpoint(runs[0].checkpoint).metadata
-    content = {
-        "scale": SCALE,
-        "tile": [side, side],
-        "threads": 1,
-        "rounds": rounds,
-        "runs_per_round": options.runs_per_round,
-        "training": runs[0].training,
-        "photos_sha256": runs[0].photos,
-        "train_images": trained.get("train_images"),
-        "held_out_images": trained.get("held_out_images"),
-        "sets": names,
-        "rows": merge(scored, timed),
-    }
     path = work / "quick.json" if options.quick else options.out
-    command = ["python", "-m", "scripts.measure_ablation", *relative(sys.argv[1:])]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, envelope("ablation", Section(content=plain(content)), command=command))
-    print(f"wrote {path.name}")
+    with progress_bars() as progress:
+        if options.step == "accuracy":
+            names = ["Set5"] if options.quick else options.sets or list(ALL_SETS)
+            sets = load_image_sets(options.data, names, SCALE)
+            rows = with_differences([score_run(run, sets, progress) for run in runs])
+            found = {"sets": names, "rows": rows}
+        else:
+            side = 16 if options.quick else options.tile
+            rounds = 2 if options.quick else options.rounds
+            timed = time_runs(
+                runs,
+                tile=(side, side),
+                rounds=rounds,
+                runs_per_round=options.runs_per_round,
+                work=work,
+                progress=progress,
+            )
+            found = {
+                "tile": [side, side],
+                "threads": 1,
+                "rounds": rounds,
+                "runs_per_round": options.runs_per_round,
+                "rows": timed,
+            }
+    write(path, options.step, facts(runs), found)
+    print(f"wrote {options.step} of {path.name}")
     return 0
 
 

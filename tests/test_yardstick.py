@@ -22,7 +22,7 @@ from edge_sr.errors import ConfigError
 from edge_sr.networks import create_network
 from edge_sr.training.config import CONFIGS_DIR, load_config
 from scripts import measure_ablation, measure_yardstick, render_docs, turns, yardstick
-from scripts.measure_ablation import FULL, PARTS, check_equal, merge, read_run
+from scripts.measure_ablation import FULL, PARTS, check_equal, read_run, with_differences, write
 from scripts.turns import Candidate, hd_macs, ratios, time_rounds
 from scripts.yardstick import create_yardstick
 
@@ -289,8 +289,7 @@ def ablation_rows() -> list[dict[str, Any]]:
             "sets": {"Set5": {"images": 5, "psnr_y_db": set5}},
         }
 
-    timed = {name: {scheme: {"ratio": {"median": 1.25}} for scheme in ("fp32", "w8a8")} for name in ("inam", FULL)}
-    return merge([row("inam", 28.0, 30.5), row(FULL, 28.25, 30.75)], timed)
+    return with_differences([row("inam", 28.0, 30.5), row(FULL, 28.25, 30.75)])
 
 
 def test_rows_start_with_the_full_network_and_tell_what_is_lost() -> None:
@@ -301,14 +300,14 @@ def test_rows_start_with_the_full_network_and_tell_what_is_lost() -> None:
 
 
 def test_ablation_table_has_one_line_per_row() -> None:
-    result = {
+    result: dict[str, Any] = {
         "training": {"phases": [{"steps": 1000}, {"steps": 200}]},
         "train_images": 1301,
-        "tile": [128, 128],
-        "threads": 1,
-        "sets": ["Set5"],
-        "rows": ablation_rows(),
+        "accuracy": {"sets": ["Set5"], "rows": ablation_rows()},
     }
+    assert "| full | 752,114 | 45.1 | 28.25 | 30.75 | – | – |" in _render("ablation", {"ablation_x4": result})
+    timed = {name: {scheme: {"ratio": {"median": 1.25}} for scheme in ("fp32", "w8a8")} for name in ("inam", FULL)}
+    result["latency"] = {"tile": [128, 128], "threads": 1, "rows": timed}
     text = _render("ablation", {"ablation_x4": result})
     assert "| full | 752,114 | 45.1 | 28.25 | 30.75 | 1.25 | 1.25 |" in text
     assert "| without INAM | 752,114 | 45.1 | 28.00 (-0.250) | 30.50 (-0.250) | 1.25 | 1.25 |" in text
@@ -317,6 +316,18 @@ def test_ablation_table_has_one_line_per_row() -> None:
     assert len({len(re.findall(r"\|", line)) for line in table}) == 1
     assert len(table) == 4
     assert text.splitlines().index(table[-1]) - text.splitlines().index(table[0]) == 3  # no line between
+
+
+def test_steps_of_the_same_runs_are_kept_side_by_side(tmp_path: Path) -> None:
+    path = tmp_path / "ablation.json"
+    write(path, "accuracy", {"scale": 4, "weights_sha256": {FULL: "1"}}, {"rows": 1})
+    write(path, "latency", {"scale": 4, "weights_sha256": {FULL: "1"}}, {"rows": 2})
+    both = json.loads(path.read_text(encoding="utf-8"))
+    assert (both["accuracy"]["rows"], both["latency"]["rows"]) == (1, 2)
+    write(path, "latency", {"scale": 4, "weights_sha256": {FULL: "2"}}, {"rows": 3})
+    other = json.loads(path.read_text(encoding="utf-8"))
+    assert "accuracy" not in other
+    assert other["latency"]["rows"] == 3
 
 
 @pytest.mark.parametrize("script", [measure_yardstick, measure_ablation])
