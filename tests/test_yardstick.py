@@ -1,4 +1,4 @@
-"""The yardstick, timing in turns, and the tables made of it: ratios to the yardstick and the ablation."""
+"""The yardstick, timing in turns, and the tables made of it: ratios to the yardstick, ablation, statistics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edge_sr.checkpoints import save_checkpoint
 from edge_sr.errors import ConfigError
 from edge_sr.networks import create_network
 from edge_sr.training.config import CONFIGS_DIR, load_config
-from scripts import measure_ablation, measure_yardstick, render_docs, turns, yardstick
+from scripts import measure_ablation, measure_statistics, measure_yardstick, render_docs, turns, yardstick
 from scripts.measure_ablation import FULL, PARTS, check_equal, read_run, with_differences, write
 from scripts.turns import Candidate, hd_macs, ratios, time_rounds
 from scripts.yardstick import create_yardstick
@@ -181,10 +181,10 @@ def test_ratios_are_to_the_yardstick_of_the_same_runtime() -> None:
 
 def _render(name: str, facts: Mapping[str, Any]) -> str:
     text = f"<!-- table: {name} -->\n<!-- end: {name} -->"
-    return render_docs.render(text, {"yardstick_x4": None, "ablation_x4": None, **facts})
+    return render_docs.render(text, {"yardstick_x4": None, "ablation_x4": None, "statistics_x4": None, **facts})
 
 
-@pytest.mark.parametrize("name", ["yardstick", "ablation"])
+@pytest.mark.parametrize("name", ["yardstick", "ablation", "statistics"])
 def test_a_table_without_results_says_so(name: str) -> None:
     assert "Not measured yet." in _render(name, {})
 
@@ -330,7 +330,86 @@ def test_steps_of_the_same_runs_are_kept_side_by_side(tmp_path: Path) -> None:
     assert other["latency"]["rows"] == 3
 
 
-@pytest.mark.parametrize("script", [measure_yardstick, measure_ablation])
+@pytest.mark.parametrize("script", [measure_yardstick, measure_ablation, measure_statistics])
 def test_results_lie_where_templates_find_them(script: Any) -> None:
     assert script.RESULT.parent == render_docs.RESULTS
     assert script.RESULT.stem in render_docs.RESULT_NAMES
+
+
+# --------------------------------------------------------------------------------------------------------- statistics
+def statistics_row(name: str, whole: float, tiled: float, quantized: float | None) -> dict[str, Any]:
+    def scores(psnr: float) -> dict[str, Any]:
+        return {"Set5": {"psnr_y_db": psnr, "by_image": {"baby": psnr + 0.5, "bird": psnr - 0.5}}}
+
+    int8 = None if quantized is None else scores(quantized)
+    return {
+        "name": name,
+        "title": measure_statistics.OPTIONS[name],
+        "reason": "no such arithmetic" if quantized is None else None,
+        "whole": scores(whole),
+        "tiles": [{"tile": [64, 64], "float": scores(tiled), "quantized": int8}],
+        "exports": [
+            {"scheme": "fp32", "tile": [64, 64], "reason": None, "delegates": 3, "ops_outside": {"MEAN": 2, "SUM": 1}},
+            {"scheme": "w8a8", "tile": [64, 64], "reason": "refused"},
+        ],
+    }
+
+
+def test_drops_of_statistics_add_up_and_the_best_float_is_shared() -> None:
+    frozen, image, none = measure_statistics.with_drops(
+        [
+            statistics_row("frozen", 30.5, 30.5, 30.25),
+            statistics_row("image", 31.0, 30.25, 30.0),
+            statistics_row("image_frozen", 30.0, 30.0, None),
+        ]
+    )
+    kept = {name: value for name, value in image["tiles"][0]["drops"]["Set5"].items() if name != "worst_image"}
+    assert kept == {"tiling_db": 0.75, "quantization_db": 0.25, "total_db": 1.0, "from_best_db": 1.0}
+    assert frozen["tiles"][0]["drops"]["Set5"]["from_best_db"] == 0.75
+    assert none["tiles"][0]["drops"]["Set5"] == {
+        "tiling_db": 0.0,
+        "quantization_db": None,
+        "total_db": None,
+        "from_best_db": None,
+        "worst_image": None,
+    }
+
+
+def test_statistics_table_says_what_has_no_figure_and_why() -> None:
+    rows = measure_statistics.with_drops(
+        [statistics_row("frozen", 30.5, 30.5, 30.25), statistics_row("image", 31.0, 30.25, None)]
+    )
+    result = {
+        "training": {"phases": [{"steps": 1200}]},
+        "train_images": 1301,
+        "overlap": 16,
+        "sets": ["Set5"],
+        "rows": rows,
+    }
+    text = _render("statistics", {"statistics_x4": result})
+    frozen, image = measure_statistics.OPTIONS["frozen"], measure_statistics.OPTIONS["image"]
+    assert f"| {frozen} | Set5 | 30.50 | 64x64 | +0.000 | +0.250 | +0.250 | +0.750 |" in text
+    assert f"| {image} | Set5 | 31.00 | 64x64 | +0.750 | – | – | – |" in text
+    assert f"Statistics {image} cannot be quantized: no such arithmetic." in text
+    assert f"| {image} | fp32 64x64 | 3 | 2 MEAN, 1 SUM |" in text
+    assert f"| {image} | w8a8 64x64 | none: refused | |" in text
+
+
+@pytest.mark.parametrize(
+    ("network", "name"), [({}, "frozen"), ({"statistics": "image"}, "image"), ({"statistics": "frozen"}, "frozen")]
+)
+def test_a_run_is_named_by_its_statistics(network: dict[str, Any], name: str) -> None:
+    assert measure_statistics.statistics_of(network) == name
+    with pytest.raises(ConfigError, match="inam"):
+        measure_statistics.statistics_of({**network, "inam": False})
+
+
+def test_statistics_are_compared_between_two_runs_alike_but_for_them(tmp_path: Path) -> None:
+    frozen = read_run(write_run(tmp_path / "frozen"), measure_statistics.statistics_of)
+    image = read_run(write_run(tmp_path / "image", network={"statistics": "image"}), measure_statistics.statistics_of)
+    assert frozen.photos is not None
+    measure_statistics.check_pair([image, frozen], frozen.photos)
+    with pytest.raises(ConfigError, match="one run of frozen and one of image"):
+        measure_statistics.check_pair([frozen, frozen], frozen.photos)
+    with pytest.raises(ConfigError, match="--train-data"):
+        measure_statistics.check_pair([image, frozen], "0" * 64)
