@@ -171,6 +171,20 @@ def test_commands_are_written_down_without_this_machine() -> None:
     assert relative(words) == ["--data", "benchmarks", "runs/x", "photos", "runs/y", "--steps", "3"]
 
 
+def test_steps_of_all_runs_behind_a_checkpoint_are_added_up(tmp_path: Path) -> None:
+    from edge_sr.checkpoints import save_checkpoint
+    from edge_sr.networks import create_network
+    from scripts.measure_verification import trained
+
+    network = create_network("idsa_net_mobile", 4, channels=8, blocks=1, distilled=4)
+    facts = {"steps": 300, "train_seconds": 30.0, "train_images": 7, "held_out_psnr_y_db": 25.0}
+    save_checkpoint(tmp_path / "one.safetensors", network, facts)
+    assert trained(tmp_path / "one.safetensors") == facts
+    earlier = [{"steps": 200, "train_seconds": 20.0}, {"steps": 50, "train_seconds": 5.0}]
+    save_checkpoint(tmp_path / "three.safetensors", network, {**facts, "earlier_runs": earlier})
+    assert trained(tmp_path / "three.safetensors") == {**facts, "steps": 550, "train_seconds": 55.0}
+
+
 def test_rows_that_are_kept_are_not_measured_again() -> None:
     from apps.progress import quiet
     from scripts.accuracy_rows import measure_rows
