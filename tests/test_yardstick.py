@@ -339,17 +339,27 @@ def test_results_lie_where_templates_find_them(script: Any) -> None:
 # --------------------------------------------------------------------------------------------------------- statistics
 def statistics_row(name: str, whole: float, tiled: float, quantized: float | None) -> dict[str, Any]:
     def scores(psnr: float) -> dict[str, Any]:
-        return {"Set5": {"psnr_y_db": psnr, "by_image": {"baby": psnr + 0.5, "bird": psnr - 0.5}}}
+        spread = psnr - 30.5  # so that images lose differently
+        return {"Set5": {"psnr_y_db": psnr, "by_image": {"baby": 32.0 + 0.75 * spread, "bird": 29.0 + 1.25 * spread}}}
 
     int8 = None if quantized is None else scores(quantized)
     return {
         "name": name,
         "title": measure_statistics.OPTIONS[name],
         "reason": "no such arithmetic" if quantized is None else None,
+        "held_out_psnr_y_db": whole - 2.0,
+        "held_out_quantized_psnr_y_db": None if quantized is None else quantized - 2.0,
         "whole": scores(whole),
         "tiles": [{"tile": [64, 64], "float": scores(tiled), "quantized": int8}],
         "exports": [
-            {"scheme": "fp32", "tile": [64, 64], "reason": None, "delegates": 3, "ops_outside": {"MEAN": 2, "SUM": 1}},
+            {
+                "scheme": "fp32",
+                "tile": [64, 64],
+                "reason": None,
+                "delegates": 3,
+                "ops_outside": {"MEAN": 2, "SUM": 1},
+                "notes": ["one", "two"],
+            },
             {"scheme": "w8a8", "tile": [64, 64], "reason": "refused"},
         ],
     }
@@ -363,7 +373,8 @@ def test_drops_of_statistics_add_up_and_the_best_float_is_shared() -> None:
             statistics_row("image_frozen", 30.0, 30.0, None),
         ]
     )
-    kept = {name: value for name, value in image["tiles"][0]["drops"]["Set5"].items() if name != "worst_image"}
+    kept = dict(image["tiles"][0]["drops"]["Set5"])
+    assert kept.pop("worst_image") == {"name": "bird", "total_db": 1.25}
     assert kept == {"tiling_db": 0.75, "quantization_db": 0.25, "total_db": 1.0, "from_best_db": 1.0}
     assert frozen["tiles"][0]["drops"]["Set5"]["from_best_db"] == 0.75
     assert none["tiles"][0]["drops"]["Set5"] == {
@@ -382,17 +393,21 @@ def test_statistics_table_says_what_has_no_figure_and_why() -> None:
     result = {
         "training": {"phases": [{"steps": 1200}]},
         "train_images": 1301,
+        "held_out_images": 24,
         "overlap": 16,
+        "statistics_crops": {"crops": 32, "side": 64},
         "sets": ["Set5"],
         "rows": rows,
     }
     text = _render("statistics", {"statistics_x4": result})
     frozen, image = measure_statistics.OPTIONS["frozen"], measure_statistics.OPTIONS["image"]
-    assert f"| {frozen} | Set5 | 30.50 | 64x64 | +0.000 | +0.250 | +0.250 | +0.750 |" in text
-    assert f"| {image} | Set5 | 31.00 | 64x64 | +0.750 | – | – | – |" in text
+    assert f"| {frozen} | Set5 | 30.50 | 64x64 | +0.000 | +0.250 | +0.250 | +0.312 | +0.750 |" in text
+    assert f"| {image} | Set5 | 31.00 | 64x64 | +0.750 | – | – | – | – |" in text
     assert f"Statistics {image} cannot be quantized: no such arithmetic." in text
-    assert f"| {image} | fp32 64x64 | 3 | 2 MEAN, 1 SUM |" in text
-    assert f"| {image} | w8a8 64x64 | none: refused | |" in text
+    assert f"| {image} | fp32 64x64 | 3 | 2 MEAN, 1 SUM | one; two |" in text
+    assert f"| {image} | w8a8 64x64 | none: refused | | |" in text
+    assert f"| {frozen} | 28.50 | 28.25 |" in text
+    assert f"| {image} | 29.00 | – |" in text
 
 
 @pytest.mark.parametrize(
@@ -413,3 +428,29 @@ def test_statistics_are_compared_between_two_runs_alike_but_for_them(tmp_path: P
         measure_statistics.check_pair([frozen, frozen], frozen.photos)
     with pytest.raises(ConfigError, match="--train-data"):
         measure_statistics.check_pair([image, frozen], "0" * 64)
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_network_that_cannot_be_quantized_keeps_its_float_scores(
+    refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(method: str) -> Any:
+        if refused:
+            raise ConfigError(f"no {method} here")
+        return SimpleNamespace(network="int8", held_out_psnr_y_db=27.5)
+
+    workshop: Any = SimpleNamespace(
+        deployed="float",
+        made_of={"float_checkpoint_sha256": "a"},
+        make=make,
+        float_held_out_psnr_y_db=lambda: 28.0,
+    )
+    monkeypatch.setattr(measure_statistics, "score_sets", lambda network, sets, what, tile, progress: (network, tile))
+    row = measure_statistics.measure_option("image", workshop, [], [64, 32], quiet)
+    assert row["whole"] == ("float", None)
+    assert [one["float"] for one in row["tiles"]] == [("float", (64, 64)), ("float", (32, 32))]
+    assert (row["reason"], row["held_out_quantized_psnr_y_db"]) == (
+        ("no search here", None) if refused else (None, 27.5)
+    )
+    expected = [None, None] if refused else [("int8", (64, 64)), ("int8", (32, 32))]
+    assert [one["quantized"] for one in row["tiles"]] == expected
