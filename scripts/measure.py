@@ -155,10 +155,10 @@ def measure_accuracy(
 ) -> None:
     """Measure the rows of these targets that the file lacks, and write each at once.
 
-    Rows of other weights, tiles or image sets are dropped first.
+    Rows of other weights, tiles or image sets are dropped first. ``commands`` are those that the rows come from.
     """
 
-    names = ("sets", "bicubic", "float_whole", "artifacts")
+    names = ("sets", "bicubic", "float_whole", "artifacts", "commands")
 
     def kept() -> dict[str, Any]:
         content = read(path)
@@ -171,7 +171,9 @@ def measure_accuracy(
         return {name: section[name] for name in names if name in section} if same else {}
 
     def keep(found: dict[str, Any]) -> dict[str, Any]:
-        content: dict[str, Any] = plain(merged(kept(), found, ROWS))
+        before = kept()
+        commands = [one for one in before.get("commands", []) if one != command()]
+        content: dict[str, Any] = plain(merged(before, {**found, "commands": [*commands, command()]}, ROWS))
         write_section(path, subject, "accuracy", Section(content=content))
         return content
 
@@ -198,10 +200,15 @@ def write_section(path: Path, subject: Subject, name: str, section: Section) -> 
     content = read(path)
     content |= {"model": subject.model, "scale": subject.scale, "tile": list(subject.tile)}
     content["weights"] = weights(subject)
-    body = envelope(name, section, command=["python", "-m", "scripts.measure", *relative(sys.argv[1:])])
+    body = envelope(name, section, command=command())
     content[name] = {"checkpoint_sha256": subject.hashes(), **body}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
+
+
+def command() -> list[str]:
+    """How this process was called."""
+    return ["python", "-m", "scripts.measure", *relative(sys.argv[1:])]
 
 
 def weights(subject: Subject) -> dict[str, Any]:

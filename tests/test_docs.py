@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "edge_sr/weights/README.md")
 FENCE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 # Made by commands or by the reader, so not in a checkout.
-NOT_IN_A_CHECKOUT = ("out/", "results/idsa_net_x4.json", "converters/to_NAME.py")
+NOT_IN_A_CHECKOUT = ("out/", "converters/to_NAME.py")
 # Whatever is bundled has to be measured.
 MODELS = sorted(path.name.removesuffix("_x4_fp32.safetensors") for path in WEIGHTS_DIR.glob("*_x4_fp32.safetensors"))
 
