@@ -36,11 +36,10 @@ from edge_sr.checkpoints import bundled_checkpoint, sha256_file
 from edge_sr.datasets import ImageSet, load_image_sets
 from edge_sr.evaluation import SetScore, evaluate_set
 from edge_sr.tiling import upscale_image
-from edge_sr.training import open_pool
 from scripts.kept import kept_artifact
 from scripts.measure import ROOT, Section, parameters, relative
 from scripts.measure_verification import trained
-from scripts.quantization_methods import METHODS, RECIPES, SCHEME, Made, Workshop
+from scripts.quantization_methods import METHODS, RECIPES, SCHEME, Made, Workshop, packed_photos
 
 SCALE = 4
 RESULT = ROOT / "results" / f"quantization_x{SCALE}.json"
@@ -220,12 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tile = (32, 32) if options.quick else (options.tile, options.tile)
     path = options.out or (folder.parent / RESULT.name if options.quick else RESULT)
     with progress_bars() as progress:
-        pool = open_pool(
-            options.train_data,
-            scale=SCALE,
-            cache=options.cache,
-            progress=lambda done, total: progress("pack photos", done, total),
-        )
+        pool = packed_photos(options.train_data, SCALE, options.cache, progress)
         workshop = Workshop(checkpoint, pool, recipe, folder, progress)
         bench = Bench(
             tile=tile,

@@ -31,10 +31,11 @@ from apps.training import DEFAULT_CACHE
 from edge_sr.atomic import atomic_path
 from edge_sr.checkpoints import bundled_checkpoint, sha256_file
 from edge_sr.errors import ConfigError
-from edge_sr.training import HeldOut, open_pool
+from edge_sr.training import HeldOut
 from quantization.sensitivity import Effect, PartSensitivity, Sensitivity
 from scripts.measure import ROOT, Section, relative
 from scripts.measure_verification import trained
+from scripts.quantization_methods import packed_photos
 
 Image = NDArray[np.uint8]
 
@@ -107,9 +108,7 @@ def held_out_crops(
         raise ConfigError("expected --train-data with training photos, got none; some are held out to measure on")
     if most is not None and most < 1:
         raise ConfigError(f"expected --crops of 1 or more, got {most}")
-    pool = open_pool(
-        train_data, scale=SCALE, cache=cache, progress=lambda done, total: progress("pack photos", done, total)
-    )
+    pool = packed_photos(train_data, SCALE, cache, progress)
     crops = list(HeldOut(pool).crops)
     return crops if most is None else crops[:: max(len(crops) // most, 1)][:most]
 

@@ -31,12 +31,11 @@ from edge_sr.errors import ConfigError, ConversionError, UnsupportedScheme
 from edge_sr.networks.idsa import IDSANet
 from edge_sr.runner import TorchRunner
 from edge_sr.tiling import DEFAULT_OVERLAP
-from edge_sr.training import open_pool
 from edge_sr.training.crop_pool import CropPool
 from scripts.measure import ROOT, Section, relative
 from scripts.measure_ablation import Run, check_trained_alike, read_run
 from scripts.measure_yardstick import SCALE
-from scripts.quantization_methods import RECIPES, Workshop
+from scripts.quantization_methods import RECIPES, Workshop, packed_photos
 from scripts.turns import Candidate, calibration_tiles, export_candidate
 
 RESULT = ROOT / "results" / f"statistics_x{SCALE}.json"
@@ -226,12 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [read_run(folder, statistics_of) for folder in options.runs]
     rows = []
     with progress_bars() as progress:
-        pool = open_pool(
-            options.train_data,
-            scale=SCALE,
-            cache=options.cache,
-            progress=lambda done, total: progress("pack photos", done, total),
-        )
+        pool = packed_photos(options.train_data, SCALE, options.cache, progress)
         check_pair(runs, pool.sha256)
         sets = [one.first(2) if quick else one for one in load_image_sets(options.data, names, SCALE)]
         checkpoints = {run.name: run.checkpoint for run in runs}

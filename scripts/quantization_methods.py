@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from apps.progress import Progress
 from edge_sr.checkpoints import load_checkpoint
 from edge_sr.errors import CheckpointError
-from edge_sr.training import HeldOut
+from edge_sr.training import HeldOut, open_pool
 from edge_sr.training.crop_pool import CropPool
 from quantization.bias_correction import correct_biases
 from quantization.calibration import calibrate, search_ranges
@@ -38,6 +38,17 @@ METHODS: dict[str, str | None] = {
 }
 # Crops for ranges, means and moments come from other seeds than those trained on.
 _SEED, _CALIBRATION_SEED = 1, 1_000_001
+
+
+def packed_photos(folder: Path, scale: int, cache: Path, progress: Progress) -> CropPool:
+    """The pool of training photos, packed into ``cache`` where that was not done before.
+
+    Raises:
+        DataError: missing or empty folder, or fewer photos than are held out.
+    """
+    return open_pool(
+        folder, scale=scale, cache=cache, progress=lambda done, total: progress("pack photos", done, total)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
