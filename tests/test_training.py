@@ -19,10 +19,11 @@ from edge_sr.errors import CheckpointError, ConfigError, DataError
 from edge_sr.images import write_image
 from edge_sr.training import Phase, TrainConfig, Trainer, config_from_mapping, load_config, open_pool, train
 from edge_sr.training.config import CONFIGS_DIR
-from edge_sr.training.crop_pool import CropPool, Crops, choose_held_out
+from edge_sr.training.crop_pool import CropPool, Crops
 from edge_sr.training.distributed import Processes
 from edge_sr.training.loop import LOG, SNAPSHOT, learning_rate_factor, uses_bf16
 from edge_sr.training.muon import Muon, orthogonalised, split_parameters
+from edge_sr.training.packing import choose_held_out
 from edge_sr.training.prefetch import Prefetch
 
 TINY = {"channels": 8, "blocks": 1, "distilled": 4}

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_sr.training.config import Phase, TrainConfig, config_from_mapping, default_config_path, load_config
-from edge_sr.training.crop_pool import CropPool, open_pool
+from edge_sr.training.crop_pool import CropPool
 from edge_sr.training.loop import Progress, Trainer, TrainResult
+from edge_sr.training.packing import open_pool
 from edge_sr.training.validation import HeldOut
 
 __all__ = [
