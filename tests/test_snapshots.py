@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import resource
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from full_disk import full_disk
 
 from edge_sr.errors import CheckpointError, ConfigError
 from edge_sr.training.run_folder import RunLock, check_writable, read_json_object, repaired_log
@@ -40,17 +39,6 @@ def flip(path: Path, position: int, bit: int = 0) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 1 << bit
     path.write_bytes(content)
-
-
-@contextmanager
-def full_disk(free_bytes: int) -> Iterator[None]:
-    """Files longer than this cannot be written: the nearest that a process can do to itself."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (free_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def one_line(caught: pytest.ExceptionInfo[Exception]) -> bool:
@@ -245,6 +233,21 @@ def test_a_folder_is_claimed_once_within_one_process_too_and_free_after(tmp_path
         pass
 
 
+def test_a_lock_can_be_waited_for_and_that_is_said_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    first = RunLock(tmp_path)
+    first.__enter__()
+
+    def told(line: str) -> None:
+        said.append(line)
+        first.__exit__()
+
+    with RunLock(tmp_path, wait=told):
+        assert said == [f"waiting for process {os.getpid()} on {socket.gethostname()}, which works in {tmp_path}"]
+        with pytest.raises(ConfigError), RunLock(tmp_path):
+            pass
+
+
 def test_a_lock_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The holder removes its file on leaving: a lock on that file would keep nobody out."""
     fcntl = pytest.importorskip("fcntl")
@@ -261,7 +264,7 @@ def test_a_lock_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pyt
         lock.__enter__()
     with pytest.raises(ConfigError), RunLock(tmp_path):
         pass
-    lock.__exit__(None, None, None)
+    lock.__exit__()
 
 
 def test_a_lock_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
@@ -269,6 +272,10 @@ def test_a_lock_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected to lock") as caught, RunLock(tmp_path):
         pass
     assert one_line(caught)
+    with full_disk(0), pytest.raises(CheckpointError, match="expected to lock"), RunLock(tmp_path, "other"):
+        pass
+    with RunLock(tmp_path, "other"):
+        pass
 
 
 def test_a_log_keeps_whole_lines_up_to_the_snapshots_step(tmp_path: Path) -> None:

@@ -5,26 +5,42 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sr.datasets import sample_photo_files
-from edge_sr.errors import ConfigError, DataError
+from edge_sr.errors import DataError
 from edge_sr.images import read_image
 from edge_sr.resize import make_lr
 from edge_sr.training.crop_pool import POOL_FORMAT, CropPool, PooledImage
+from edge_sr.training.held_out import FLAT_LIMIT, check_enough, choose_held_out, flatness, photo_of
+from edge_sr.training.run_folder import RunLock
+from edge_sr.training.snapshots import to_stderr
 
+# Part of a pool's key: pools that an earlier choice of held-out photos made are packed again.
+_PACKING = 2
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-# Tiles cut from one photo end in _rROWcCOLUMN: they are kept out, or let in, together.
-_TILE_SUFFIX = re.compile(r"_r\d+c\d+$")
+_MOST_NAMES = 10
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """A file to pack, and its name: the path inside the data folder without suffix, ``/`` as ``_``.
+
+    So a folder of folders and its flat copy (``folder_name``) make one and the same pool.
+    """
+
+    name: str
+    file: Path
 
 
 def open_pool(
@@ -33,120 +49,198 @@ def open_pool(
     scale: int,
     cache: Path,
     hold_out: int = 20,
-    workers: int = 1,
+    workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    warn: Callable[[str], None] = to_stderr,
 ) -> CropPool:
-    """Open the pool of a data folder, building it on first use.
+    """Open the pool of a data folder, building it on first use and whenever a file's content has changed.
 
     Args:
-        data: folder of images, searched recursively, or the folder of a pool that was packed before (it travels well to
-            a machine that trains only); None takes scikit-image's sample photos.
+        data: folder of images, searched recursively but for hidden ones (``.name``), or the folder of a pool that was
+            packed before (it travels well to a machine that trains only); None takes scikit-image's sample photos.
         scale: upscaling factor, 2, 3 or 4.
         cache: folder for packed pools.
-        hold_out: photos kept out of training.
-        workers: processes that decode and shrink.
+        hold_out: photos kept out of training, see :func:`~edge_sr.training.held_out.choose_held_out`.
+        workers: threads that read, decode and shrink; None for one per core.
         progress: called with (images done, images in all).
+        warn: told in one line of photos that cannot be read, and of another run that packs the same ones.
     Raises:
-        DataError: missing or empty folder, or fewer photos than are held out.
+        DataError: missing or empty folder, only broken photos, fewer photos than are held out, or a full disk.
+        CheckpointError: the cache cannot be written.
     """
     if data is not None and (data / "index.json").is_file():
         pool = CropPool(data)
         if pool.scale != scale:
             raise DataError(f"expected a pool of scale {scale}, got {data} of scale {pool.scale}; pack it again")
         return pool
-    files = _image_files(data)
-    digest = hashlib.sha256(repr((POOL_FORMAT, scale, hold_out)).encode())
-    for file in files:
-        digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
-    folder = cache / f"pool_x{scale}_{digest.hexdigest()[:12]}"
+    workers = workers or _cores()
+    photos = find_photos(data)
+    check_enough([photo.name for photo in photos], hold_out)  # before minutes of decoding
+    folder = cache / f"pool_x{scale}_{_key(photos, scale, hold_out, workers)[:12]}"
     if not folder.is_dir():
-        build_pool(files, folder, scale=scale, hold_out=hold_out, workers=workers, progress=progress)
+        build_pool(photos, folder, scale=scale, hold_out=hold_out, workers=workers, progress=progress, warn=warn)
     return CropPool(folder)
 
 
+def find_photos(data: Path | None) -> list[Photo]:
+    """The images of a folder and the folders in it, ordered by name; scikit-image's sample photos for None.
+
+    Raises:
+        DataError: no such folder, or no image in it.
+    """
+    if data is None:
+        return [Photo(name=file.stem, file=file) for file in sample_photo_files()]
+    if not data.is_dir():
+        raise DataError(f"expected a folder of training images, got {data}; check --data")
+    inside = [file.relative_to(data) for file in data.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES]
+    shown = [path for path in inside if not any(part.startswith(".") for part in path.parts)]
+    if not shown:
+        raise DataError(f"expected images in {data}, got none; put PNG, JPEG or WebP files there")
+    photos = [Photo(name="_".join(path.with_suffix("").parts), file=data / path) for path in shown]
+    return sorted(photos, key=lambda photo: (photo.name, photo.file.suffix))
+
+
 def build_pool(
-    files: Sequence[Path],
+    photos: Sequence[Photo],
     folder: Path,
     *,
     scale: int,
     hold_out: int,
-    workers: int = 1,
+    workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    warn: Callable[[str], None] = to_stderr,
 ) -> None:
-    """Pack images into ``folder``, which appears whole or not at all."""
-    held_out = choose_held_out([file.stem for file in files], hold_out)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    temporary.mkdir(parents=True, exist_ok=True)
-    entries: list[dict[str, Any]] = []
-    digest = hashlib.sha256()
-    lr_offset = hr_offset = 0
-    try:
-        with (
-            (temporary / "lr.bin").open("wb") as lr_file,
-            (temporary / "hr.bin").open("wb") as hr_file,
-            ProcessPoolExecutor(workers) as executor,
-        ):
-            decoded = executor.map(_decode, files, [scale] * len(files), chunksize=4)
-            for number, (file, (lr, hr)) in enumerate(zip(files, decoded, strict=True)):
-                entries.append(
-                    asdict(
-                        PooledImage(
-                            name=file.stem,
-                            held_out=_photo(file.stem) in held_out,
-                            height=lr.shape[0],
-                            width=lr.shape[1],
-                            lr_offset=lr_offset,
-                            hr_offset=hr_offset,
-                        )
-                    )
-                )
-                lr_offset += lr_file.write(lr.tobytes())
-                pixels = hr.tobytes()
-                hr_offset += hr_file.write(pixels)
-                digest.update(pixels)
-                if progress is not None:
-                    progress(number + 1, len(files))
-        index = {"format": POOL_FORMAT, "scale": scale, "sha256": digest.hexdigest(), "images": entries}
-        (temporary / "index.json").write_text(json.dumps(index))
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Pack images into ``folder``, which appears whole or not at all; where another run does that, wait for it.
 
-
-def choose_held_out(names: Sequence[str], count: int) -> frozenset[str]:
-    """Photos kept for validation: those whose names hash lowest, so that adding photos changes little.
-
-    Args:
-        names: image names; tiles of one photo (``_rRcC``) count once.
-        count: photos to keep out.
     Raises:
-        ConfigError: a negative count.
-        DataError: fewer than ``count + 1`` photos.
+        DataError: only broken photos, fewer whole ones than are held out, or a full disk.
+        CheckpointError: the place cannot be written.
     """
-    if count < 0:
-        raise ConfigError(f"held-out photos must be 0 or more, got {count}")
-    photos = {_photo(name) for name in names}
-    if len(photos) <= count:
-        raise DataError(f"expected more than {count} photos to hold {count} out, got {len(photos)}; add photos")
-    return frozenset(sorted(photos, key=lambda photo: hashlib.sha256(photo.encode()).digest())[:count])
+    temporary = folder.with_name(f".{folder.name}.part")
+    with RunLock(folder.parent, f".{folder.name}.lock", wait=warn):
+        if folder.is_dir():
+            return
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed: nobody else holds the lock
+            temporary.mkdir()
+            packed = _pack(photos, temporary, scale, workers or _cores(), progress)
+            _warn_of_broken(packed.broken, len(photos), warn)
+            index = {"format": POOL_FORMAT, "scale": scale, "sha256": packed.sha256}
+            images = _with_held_out(packed, hold_out, warn)
+            (temporary / "index.json").write_text(json.dumps(index | {"images": [asdict(image) for image in images]}))
+            os.replace(temporary, folder)
+        except OSError as error:
+            raise DataError(
+                f"expected to pack photos into {folder}, got: {error.strerror or error}; make room there or choose "
+                "another --cache"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _photo(name: str) -> str:
-    return _TILE_SUFFIX.sub("", name)
+@dataclass(kw_only=True)
+class _Packed:
+    """What was written: the images, each photo's largest flatness, broken files and why, SHA-256 of HR pixels."""
+
+    images: list[PooledImage] = field(default_factory=list)
+    flatness: dict[str, float] = field(default_factory=dict)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    sha256: str = ""
 
 
-def _decode(file: Path, scale: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    hr = read_image(file)
-    hr = np.ascontiguousarray(hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale])
-    return make_lr(hr, scale), hr
+def _pack(
+    photos: Sequence[Photo], folder: Path, scale: int, workers: int, progress: Callable[[int, int], None] | None
+) -> _Packed:
+    packed, digest = _Packed(), hashlib.sha256()
+    with (folder / "lr.bin").open("wb") as lr_file, (folder / "hr.bin").open("wb") as hr_file:
+        for number, (photo, decoded) in enumerate(_decoded(photos, scale, workers)):
+            if isinstance(decoded, str):
+                packed.broken.append((photo.name, decoded))
+            else:
+                lr, hr, flat = decoded
+                place = {"lr_offset": lr_file.tell(), "hr_offset": hr_file.tell()}
+                packed.images.append(
+                    PooledImage(name=photo.name, held_out=False, height=lr.shape[0], width=lr.shape[1], **place)
+                )
+                lr_file.write(lr.data)
+                hr_file.write(hr.data)
+                digest.update(hr.data)
+                whole = photo_of(photo.name)
+                packed.flatness[whole] = max(flat, packed.flatness.get(whole, 0.0))
+            if progress is not None:
+                progress(number + 1, len(photos))
+    packed.sha256 = digest.hexdigest()
+    return packed
 
 
-def _image_files(data: Path | None) -> list[Path]:
-    if data is None:
-        return list(sample_photo_files())
-    if not data.is_dir():
-        raise DataError(f"expected a folder of training images, got {data}; check --data")
-    files = sorted(file for file in data.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
-    if not files:
-        raise DataError(f"expected images in {data}, got none; put PNG, JPEG or WebP files there")
-    return files
+def _decoded(
+    photos: Sequence[Photo], scale: int, workers: int
+) -> Iterator[tuple[Photo, tuple[Image, Image, float] | str]]:
+    """Photos in their order with their (LR, HR, flatness); a few are decoded ahead, so that memory stays small.
+
+    Threads, because Pillow and numpy let others run: two are as fast as two processes, which would inherit locks and
+    GPU handles.
+    """
+    waiting: deque[tuple[Photo, Future[tuple[Image, Image, float] | str]]] = deque()
+    with ThreadPoolExecutor(workers) as executor:
+        for photo in photos:
+            waiting.append((photo, executor.submit(_decode, photo.file, scale)))
+            if len(waiting) > 2 * workers:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
+
+
+def _decode(file: Path, scale: int) -> tuple[Image, Image, float] | str:
+    """LR, HR (a multiple of the scale, cut at the right and bottom) and flatness; of a broken file what is wrong."""
+    try:
+        hr = read_image(file)
+        hr = np.ascontiguousarray(hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale])
+        return np.ascontiguousarray(make_lr(hr, scale)), hr, flatness(hr)
+    except Exception as error:  # noqa: BLE001  (decoders raise whatever a damaged file leads them to)
+        return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _warn_of_broken(broken: Sequence[tuple[str, str]], total: int, warn: Callable[[str], None]) -> None:
+    if not broken:
+        return
+    more = f" and {len(broken) - _MOST_NAMES} more" if len(broken) > _MOST_NAMES else ""
+    names = f"{', '.join(name for name, _ in broken[:_MOST_NAMES])}{more} (the first: {broken[0][1]})"
+    if len(broken) == total:
+        raise DataError(f"expected photos, got {total} files of which none can be read: {names}")
+    warn(f"left out {len(broken)} of {total} photos, which cannot be read: {names}")
+
+
+def _with_held_out(packed: _Packed, hold_out: int, warn: Callable[[str], None]) -> list[PooledImage]:
+    names = [image.name for image in packed.images]
+    chosen = choose_held_out(names, hold_out, packed.flatness)
+    drawings = sum(packed.flatness[photo] > FLAT_LIMIT for photo in chosen)
+    if drawings:
+        warn(
+            f"of {hold_out} held-out photos {drawings} look like drawings or screenshots, on which scores say little "
+            "of photographs; add photos or hold fewer out"
+        )
+    return [replace(image, held_out=photo_of(image.name) in chosen) for image in packed.images]
+
+
+def _key(photos: Sequence[Photo], scale: int, hold_out: int, workers: int) -> str:
+    """A name for the pool of these photos: their names and contents, and how they are packed."""
+    digest = hashlib.sha256(repr((POOL_FORMAT, _PACKING, scale, hold_out)).encode())
+    with ThreadPoolExecutor(workers) as executor:
+        for photo, content in zip(photos, executor.map(_content, photos), strict=True):
+            digest.update(f"{photo.name}:{photo.file.suffix}:{content}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _content(photo: Photo) -> str:
+    try:
+        with photo.file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "unreadable"  # it is named with the broken ones when the pool is built
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

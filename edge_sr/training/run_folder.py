@@ -7,6 +7,8 @@ import os
 import secrets
 import socket
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from edge_sr.errors import CheckpointError, ConfigError
 
 # Windows keeps others from reading the locked byte, so it is one behind the text.
 _LOCKED_BYTE = 1 << 20
+_SECONDS_BETWEEN_TRIES = 0.2
 _TRIAL_BYTES = 4096  # an empty file fits on a full disk
 
 
@@ -26,52 +29,56 @@ class RunLock:
     Args:
         folder: the run's folder; made where missing.
         name: the lock's file inside it, which holds the process id and the machine.
+        wait: where given, another process that holds it is waited for, after telling so once; None refuses.
     Raises (on entering):
         ConfigError: another process holds it.
         CheckpointError: the file cannot be made, or the file system has no locks.
     """
 
-    def __init__(self, folder: Path, name: str = "lock") -> None:
+    def __init__(self, folder: Path, name: str = "lock", *, wait: Callable[[str], None] | None = None) -> None:
         self.folder, self.path = folder, folder / name
-        self._descriptor = -1
+        self._wait, self._descriptor = wait, -1
 
     def __enter__(self) -> RunLock:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            while self._descriptor < 0:
-                self._descriptor = self._claimed()
+            while not self._claim():
+                time.sleep(_SECONDS_BETWEEN_TRIES)
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
         except OSError as error:
+            if self._descriptor >= 0:
+                self.__exit__()
             raise CheckpointError(f"expected to lock {self.path}, got: {error}; choose another place") from error
         return self
 
     def __exit__(self, *_: object) -> None:
-        if sys.platform != "win32":
-            self.path.unlink(missing_ok=True)  # while still held: whoever opened it before finds it gone, see below
+        if sys.platform != "win32":  # where an open file cannot be removed
+            self.path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile finds it gone
         os.close(self._descriptor)
         self._descriptor = -1
 
-    def _claimed(self) -> int:
-        """An open and locked file, or -1 where the holder removed it between the opening and the locking."""
+    def _claim(self) -> bool:
+        """Open and lock the file; False where the holder is waited for, or removed it before it could be locked."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock(descriptor)
             if self.path.exists() and os.path.samestat(os.fstat(descriptor), self.path.stat()):
-                return descriptor
+                self._descriptor = descriptor
         except (BlockingIOError, PermissionError) as error:
-            holder = os.read(descriptor, 300).decode(errors="replace").split()
-            who = f"process {holder[0]} on {holder[1]}" if len(holder) == 2 else "another process"
-            os.close(descriptor)
-            raise ConfigError(
-                f"expected a place where no other run trains, got {self.path.parent}, which {who} uses ({self.path}); "
-                "wait for it or choose another --out"
-            ) from error
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-        return -1
+            words = os.read(descriptor, 300).decode(errors="replace").split()
+            holder = f"process {words[0]} on {words[1]}" if len(words) == 2 else "another process"
+            if self._wait is None:
+                raise ConfigError(
+                    f"expected a place of its own for this run, got {self.folder}, in which {holder} works (see "
+                    f"{self.path}); wait for it or choose another --out"
+                ) from error
+            self._wait(f"waiting for {holder}, which works in {self.folder}")
+            self._wait = _quiet
+        finally:
+            if self._descriptor < 0:
+                os.close(descriptor)
+        return self._descriptor >= 0
 
 
 def repaired_log(path: Path, step: int) -> tuple[list[dict[str, Any]], int]:
@@ -134,6 +141,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
     raise ConfigError(f"expected a JSON object, got {path} ({reason}); restore it or choose another --out")
+
+
+def _quiet(line: str) -> None:
+    pass
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
