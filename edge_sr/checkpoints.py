@@ -1,7 +1,8 @@
 """Checkpoints: safetensors files that carry the network's name, configuration and history in their header.
 
 Header strings: ``format`` ("edge-sr-1"), ``kind`` ("float" or "quantized"), ``model``, ``config`` (JSON) and
-``metadata`` (JSON). Nothing in such a file is code: loading one never executes anything.
+``metadata`` (JSON). Nothing in such a file is code: loading one never executes anything. Nothing in it is believed
+either: a header that does not fit its file is refused before anything of the size that it names is made.
 """
 
 from __future__ import annotations
@@ -14,17 +15,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import CheckpointError, ConfigError, MissingToolError
+from edge_sr.foreign_files import MAX_HEADER_BYTES, brief, parse_json, read_checkpoint
 
 FORMAT = "edge-sr-1"
 KINDS = ("float", "quantized")
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 
-# The header's length comes from the file; anything longer than this is not one of ours.
-_MAX_HEADER_BYTES = 16 << 20
+# Children of torch.compile's and of DataParallel's wrappers, which parameter names then contain.
+_WRAPPED = ("_orig_mod", "module")
+# What layers make their tensors with. Not arange and eye: their meta forms import 400 modules, which takes seconds (in
+# torch 2.13), and a network counts up to no width that it has not made weights of.
+_MAKERS = frozenset((torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros))
+# What weights may be stored as; loading makes them float32.
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# Values of tables that are computed and not in the file: two steps to each of two matrices between the tokens of a
+# window of 64x64. Windows are 8x8.
+_TABLE_VALUES = 2 * 2 * 64**4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,17 +65,22 @@ def save_checkpoint(path: Path, network: nn.Module, metadata: Mapping[str, Any])
 
     Args:
         path: file to write; missing folders are created.
-        network: has ``model_name`` and a dataclass ``config``.
+        network: has ``model_name`` and a dataclass ``config``, itself or inside ``torch.compile``,
+            ``DistributedDataParallel`` and the like.
         metadata: JSON-ready facts about the training (steps, data, scores, command).
     Raises:
-        CheckpointError: the network lacks those attributes, the metadata is not JSON, or the file cannot be written.
+        CheckpointError: the network lacks those attributes or has weights that are not finite, the metadata is not
+            JSON, or the file cannot be written.
     """
-    model, config = getattr(network, "model_name", None), getattr(network, "config", None)
+    inner = _unwrapped(network)
+    model, config = getattr(inner, "model_name", None), getattr(inner, "config", None)
     if not isinstance(model, str) or not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise CheckpointError(
             f"expected a network with model_name and config, got {type(network).__name__}; make it with create_network"
         )
-    save_tensors(path, network.state_dict(), model=model, config=dataclasses.asdict(config), metadata=metadata)
+    state = inner.state_dict()
+    refuse_not_finite(path, state)
+    save_tensors(path, state, model=model, config=dataclasses.asdict(config), metadata=metadata)
 
 
 def load_checkpoint(path: Path, *, expect_model: str | None = None) -> LoadedCheckpoint:
@@ -75,24 +92,59 @@ def load_checkpoint(path: Path, *, expect_model: str | None = None) -> LoadedChe
     Returns:
         the network in eval mode on the CPU, with its metadata and the file's SHA-256.
     Raises:
-        CheckpointError: missing or damaged file, another network, another kind, or weights that do not fit.
+        CheckpointError: missing, foreign or damaged file, another network, another kind, or weights that do not fit or
+            are not finite.
+    """
+    loaded = load_tensors(path, expect_model=expect_model, expect_kind="float")
+    network = build_network(path, loaded)
+    misfits = _misfits(network.state_dict(), loaded.tensors)
+    if misfits:
+        raise CheckpointError(
+            f"expected weights that fit {loaded.model}, got {path}: {brief(', '.join(misfits))}; "
+            "use the version that wrote it"
+        )
+    network.load_state_dict(loaded.tensors, strict=True)
+    refuse_not_finite(path, network.state_dict())  # those of the network: a float64 may be too large for it
+    return LoadedCheckpoint(network=network.eval(), metadata=loaded.metadata, sha256=loaded.sha256)
+
+
+def build_network(path: Path, loaded: LoadedTensors) -> nn.Module:
+    """The untrained network, in its training form, that a checkpoint's configuration names.
+
+    Making it ends at the first tensor that is too large for a network of the checkpoint's size, before there is one.
+
+    Args:
+        path: what ``loaded`` was read from, for messages.
+        loaded: a checkpoint of any kind.
+    Raises:
+        CheckpointError: the configuration is not one of this version, or of a network far larger than the file.
     """
     from edge_sr.networks import create_network  # here, so that reading tensors needs no network code
 
-    loaded = load_tensors(path, expect_model=expect_model, expect_kind="float")
     config = dict(loaded.config)
     try:
-        network: nn.Module = create_network(loaded.model, config.pop("scale"), **config)
-    except (ConfigError, KeyError, TypeError) as error:
+        with _Bound(path, loaded):
+            network: nn.Module = create_network(loaded.model, config.pop("scale"), **config)
+    except (ConfigError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
-            f"expected a configuration of this version, got {path} ({error}); use the version that wrote it"
+            f"expected a configuration of this version, got {path} ({brief(error)}); use the version that wrote it"
         ) from error
-    try:
-        network.load_state_dict(loaded.tensors, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"expected weights that fit {loaded.model}, got {path}: {reason[:300]}") from error
-    return LoadedCheckpoint(network=network.eval(), metadata=loaded.metadata, sha256=loaded.sha256)
+    return network
+
+
+def refuse_not_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights of a checkpoint that hold NaN or infinities.
+
+    Args:
+        path: the checkpoint's file, for the message.
+        tensors: name -> tensor of floats or integers, any shape.
+    Raises:
+        CheckpointError: some are not finite; the message names the first.
+    """
+    wrong = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise CheckpointError(f"expected finite weights in {path}, got NaN or inf in {wrong[0]}{more}; train it again")
 
 
 def save_tensors(
@@ -110,21 +162,25 @@ def save_tensors(
 
     Args:
         path: file to write; missing folders are created.
-        tensors: name -> tensor, on any device; shared storage is written once per name.
+        tensors: name -> tensor, on any device; shared storage is written once per name. What ``torch.compile`` and
+            ``DistributedDataParallel`` put into names (``_orig_mod.``, ``module.``) is left out.
         model: the network's name in ``MODELS``.
         config: its configuration, JSON-ready, ``scale`` included.
         metadata: JSON-ready facts.
         kind: "float" or "quantized".
     Raises:
-        CheckpointError: unknown kind, a header that is not JSON, or a place that cannot be written.
+        CheckpointError: unknown kind, a header that is not JSON or too long, or a place that cannot be written.
     """
     if kind not in KINDS:
         raise CheckpointError(f"expected kind to be one of {', '.join(KINDS)}, got {kind!r}")
     header = {"format": FORMAT, "kind": kind, "model": model}
     header |= {"config": _to_json("config", config), "metadata": _to_json("metadata", metadata)}
     # clone: safetensors refuses tensors that share storage
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in _plainly_named(path, tensors).items()}
     data = _with_sorted_header(_safetensors().torch.save(plain, metadata=header))
+    (length,) = struct.unpack_from("<Q", data)
+    if length > MAX_HEADER_BYTES:  # or it would be written and never read again
+        raise CheckpointError(f"expected a header of {MAX_HEADER_BYTES} bytes, got {length}; shorten the metadata")
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,37 +193,40 @@ def save_tensors(
 def load_tensors(path: Path, *, expect_model: str | None = None, expect_kind: str | None = None) -> LoadedTensors:
     """Read a file written by :func:`save_tensors` or :func:`save_checkpoint`.
 
-    JSON lists of ``config`` come back as tuples, as frozen configurations hold them.
+    JSON lists of ``config`` come back as tuples, as frozen configurations hold them; ``_orig_mod.`` and ``module.`` are
+    left out of the tensors' names. A file without the header of a checkpoint is not read beyond it.
 
     Raises:
-        CheckpointError: missing or damaged file, another format, model or kind.
+        CheckpointError: missing, foreign or damaged file, another format, model or kind.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"expected a checkpoint file, got {path} ({error.strerror}); check the path") from error
-    header = _read_header(path, data)
+    data, header = read_checkpoint(path, FORMAT)
     kind, model = header.get("kind"), header.get("model")
-    if kind not in KINDS or not model:
-        raise CheckpointError(f"expected a header with kind and model, got {path} with {sorted(header)}")
+    if kind not in KINDS or not model or not model.isprintable():
+        raise CheckpointError(f"expected a header with kind and model, got {path} with {brief(sorted(header))}")
     if expect_kind is not None and kind != expect_kind:
         raise CheckpointError(f"expected a {expect_kind} checkpoint, got {path}, which is {kind}")
     if expect_model is not None and model != expect_model:
-        raise CheckpointError(f"expected a checkpoint of {expect_model}, got {path}, which holds {model}")
+        raise CheckpointError(f"expected a checkpoint of {expect_model}, got {path}, which holds {brief(model)}")
     toolkit = _safetensors()
     try:
         tensors: dict[str, Tensor] = toolkit.torch.load(data)
-        config, metadata = json.loads(header["config"]), json.loads(header["metadata"])
-    except (toolkit.SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"expected a whole checkpoint, got {path} ({error}); fetch it again") from error
-    if not isinstance(config, dict) or not isinstance(metadata, dict):
-        raise CheckpointError(f"expected config and metadata to be JSON objects, got others in {path}")
+        config, metadata = parse_json(header["config"]), parse_json(header["metadata"])
+        if not isinstance(config, dict) or not isinstance(metadata, dict):
+            raise CheckpointError(f"expected config and metadata to be JSON objects, got others in {path}")
+        config = {key: _tuples(value) for key, value in config.items()}
+    except (toolkit.SafetensorError, KeyError, ValueError, RuntimeError) as error:  # RuntimeError: too deep, too large
+        raise CheckpointError(f"expected a whole checkpoint, got {path} ({brief(error)}); fetch it again") from error
+    if not isinstance(config.get("scale", 0), int):  # read without a network, which would check it
+        raise CheckpointError(
+            f"expected a configuration of this version, got {path} (a scale of {brief(repr(config['scale']))}); "
+            "use the version that wrote it"
+        )
     return LoadedTensors(
-        tensors=tensors,
+        tensors=_plainly_named(path, tensors),
         kind=kind,
         model=model,
-        config={key: _tuples(value) for key, value in config.items()},
+        config=config,
         metadata=metadata,
         sha256=hashlib.sha256(data).hexdigest(),
     )
@@ -216,19 +275,75 @@ def _to_json(field: str, value: Mapping[str, Any]) -> str:
         ) from error
 
 
-def _read_header(path: Path, data: bytes) -> dict[str, str]:
-    """The header strings of a safetensors file: eight bytes of length, then JSON with a ``__metadata__`` object."""
+def _unwrapped(network: nn.Module) -> nn.Module:
+    while not hasattr(network, "model_name"):
+        inner = next((child for name, child in network.named_children() if name in _WRAPPED), None)
+        if inner is None:
+            break
+        network = inner
+    return network
+
+
+def _plainly_named(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    plain = {".".join(part for part in name.split(".") if part not in _WRAPPED): name for name in tensors}
+    if len(plain) < len(tensors):
+        raise CheckpointError(
+            f"expected tensors with names of their own in {path}, got two that differ in {' or '.join(_WRAPPED)} only; "
+            "leave one out"
+        )
+    return {own: tensors[name] for own, name in plain.items()}
+
+
+class _Bound(TorchFunctionMode):
+    """Ends the making of a network at a tensor that its checkpoint cannot be of, before there is memory for it.
+
+    For each tensor and value of a checkpoint fewer than four are made: layers make some aside, and a quantized
+    checkpoint is of the deployed form, in which parts are folded into others.
+    """
+
+    def __init__(self, path: Path, loaded: LoadedTensors) -> None:
+        super().__init__()
+        values = sum(tensor.numel() for tensor in loaded.tensors.values())
+        self.tensors, self.values, self.table_values = 4 * len(loaded.tensors) + 64, 4 * values + 2**16, _TABLE_VALUES
+        self.refusal = (
+            f"expected weights that fit {brief(loaded.model)}, got {path}: its configuration is of a far larger "
+            f"network than its {len(loaded.tensors)} tensors of {values} values; fetch it again"
+        )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _MAKERS:
+            self.tensors -= 1
+            self.values -= func(*args, **{**kwargs, "device": "meta"}).numel()  # meta: without memory
+        elif len(args) == 2 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
+            self.table_values -= _grown(*args)
+        else:
+            return func(*args, **kwargs)
+        if min(self.tensors, self.values, self.table_values) < 0:
+            raise CheckpointError(self.refusal)
+        return func(*args, **kwargs)
+
+
+def _grown(first: Tensor, second: Tensor) -> int:
+    """Values of what two tensors make where it is larger than both, by broadcasting, else 0."""
     try:
-        (length,) = struct.unpack_from("<Q", data)
-        if length > min(len(data) - 8, _MAX_HEADER_BYTES):
-            raise ValueError("the header is longer than the file")
-        header = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        found = header.get("format")
-    except (struct.error, ValueError, AttributeError) as error:
-        raise CheckpointError(f"expected a safetensors file, got {path} ({error}); fetch it again") from error
-    if found != FORMAT:
-        raise CheckpointError(f"expected format {FORMAT}, got {found!r} in {path}; it was written by another program")
-    return dict(header)
+        values = int(torch.broadcast_tensors(first, second)[0].numel())  # type: ignore[no-untyped-call]  # a view
+    except RuntimeError:  # one is an index
+        return 0
+    return values if values > max(first.numel(), second.numel()) else 0
+
+
+def _misfits(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """What keeps tensors of a file from being those of a network."""
+    misfits = [f"no {name}" for name in own if name not in found]
+    misfits += [f"{name} in excess" for name in found if name not in own]
+    for name, got in found.items():
+        wanted = own.get(name, got)
+        if wanted.shape != got.shape:
+            misfits.append(f"{name} of {tuple(got.shape)} in place of {tuple(wanted.shape)}")
+        elif wanted.dtype != got.dtype and not (wanted.is_floating_point() and got.dtype in _FLOATS):
+            misfits.append(f"{name} of {got.dtype} in place of {wanted.dtype}")
+    return misfits
 
 
 def _with_sorted_header(data: bytes) -> bytes:
