@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from apps.progress import Progress, quiet
+from apps.qat_parts import QATCrops, claimed, described, quantized_with_ranges
 from apps.results import plain
 from edge_sr.checkpoints import load_checkpoint
 from edge_sr.errors import CheckpointError, ConfigError
 from edge_sr.training import HeldOut, default_config_path, load_config, open_pool, train
 from edge_sr.training import Progress as TrainProgress
 from edge_sr.training.distributed import Processes
-from quantization.calibration import calibrate, search_ranges
-from quantization.qat import QATConfig, QATRecord, train_qat
-from quantization.quantizer import prepare
+from edge_sr.training.snapshots import remove_snapshots
+from quantization.qat import QATConfig, train_qat
 from quantization.schemes import get_scheme
 from quantization.state import save_quantized
 
 DEFAULT_CACHE = Path(".cache/pools")
-
-# Ranges before QAT: this many batches of crops, cut like those trained on but from other steps' seeds.
-_CALIBRATION_BATCHES = 8
-_CALIBRATION_SEED_SHIFT = 1_000_000
-# The range search passes over its batches dozens of times.
-_SEARCH_BATCHES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +122,7 @@ def train_quantized(
     checkpoint: Path,
     scheme: str = "w8a8",
     config: QATConfig,
+    minutes: float | None = None,
     data: Path | None = None,
     batch: int = 8,
     patch: int = 48,
@@ -143,13 +136,16 @@ def train_quantized(
     """Quantize a float network and train it to give the float network's pictures, or HR, as ``config`` weighs them.
 
     Ranges come first: true minimum and maximum over training crops, then a range search. An interrupted run goes on
-    from ``out`` with ``.snapshot`` behind its name; that file is removed at the end.
+    from ``out`` with ``.snapshot`` behind its name; that file and the one before it go once ``out`` is written. It runs
+    on a GPU where there is one.
 
     Args:
         out: checkpoint file to write.
         checkpoint: float checkpoint: start and teacher.
         scheme: a quantized scheme.
         config: how to train.
+        minutes: train by the clock: for everything, packing and ranges included; ``config.steps`` is an upper bound
+            then. The best state until the end is kept.
         data: folder of photos; default the sample photos (a trial, not a training set).
         batch, patch: crops per step, and LR pixels along a crop's side.
         hold_out: photos kept out of training, by which the best state is chosen.
@@ -159,70 +155,50 @@ def train_quantized(
         metadata: facts to keep in the checkpoint, beside those recorded here.
         progress: called after every step.
     Raises:
-        CheckpointError: not a float checkpoint, or ``out`` exists, or a snapshot of another run.
-        ConfigError, DataError: settings or photos that cannot be used.
+        CheckpointError: not a float checkpoint, ``out`` exists or cannot be written, or a snapshot of another run.
+        ConfigError, DataError: settings or photos that cannot be used, or another process that trains for ``out``.
     """
     start = time.perf_counter()
     if out.exists() and not overwrite:
         raise CheckpointError(f"expected a new file for the checkpoint, got existing {out}, use --overwrite")
-    loaded = load_checkpoint(checkpoint)
-    teacher: Any = loaded.network.deployed()  # type: ignore[operator]
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ConfigError(f"minutes must be above 0, got {minutes}")
+    loaded, processes = load_checkpoint(checkpoint), Processes.start()
+    teacher: Any = loaded.network.deployed().to(processes.device)  # type: ignore[operator]
     if patch % teacher.tile_multiple:
         raise ConfigError(f"patch must be a multiple of {teacher.tile_multiple} for {teacher.model_name}, got {patch}")
-    shown = progress if _is_first() else quiet
-    pool = open_pool(
-        data,
-        scale=teacher.scale,
-        cache=cache,
-        hold_out=hold_out,
-        progress=lambda done, total: shown("pack photos", done, total),
-    )
-    processes = Processes.start()
-    sampler = pool.sampler(patch)
-    network = prepare(teacher, get_scheme(scheme))
-    ranges = [
-        sampler.batch(batch, seed=seed + _CALIBRATION_SEED_SHIFT, step=step).lr for step in range(_CALIBRATION_BATCHES)
-    ]
-    calibrate(network, ranges, progress=lambda done, total: shown("calibrate", done, total))
-    search_ranges(
-        network,
-        teacher,
-        ranges[:_SEARCH_BATCHES],
-        progress=lambda done, total: shown("search ranges", done, total),
-    )
-
-    def crops() -> Iterator[tuple[Tensor, Tensor | None]]:
-        for step in count():
-            both = sampler.batch(batch, seed=seed, step=step, rank=processes.rank, world_size=processes.world_size)
-            yield both.lr, both.hr
-
-    def report(record: QATRecord) -> None:
-        best = "" if record.best_psnr_y_db is None else f", best {record.best_psnr_y_db:.3f} dB"
-        shown("qat", record.step, record.steps, f"loss {record.loss:.6f}{best}")
-
-    cut = {"batch": batch, "patch": patch, "seed": seed}
-    source = cut | {"pool_sha256": pool.sha256, "float_checkpoint_sha256": loaded.sha256, "scheme": scheme}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    result = train_qat(
-        network,
-        teacher,
-        crops(),
-        config,
-        held_out=HeldOut(pool).crops,
-        source=source,
-        snapshot=out.with_name(out.name + ".snapshot"),
-        log=out.with_suffix(".log.jsonl"),
-        progress=report,
-    )
-    facts = {
-        "float_checkpoint_sha256": loaded.sha256,
-        "qat_config": asdict(config) | cut,
-        "pool_sha256": pool.sha256,
-        "data": data.name if data is not None else "scikit-image samples",
-        **result.to_json(),
-    }
-    if _is_first():
-        save_quantized(out, network, {**_inherited(loaded.metadata), **facts, **(metadata or {})})
+    shown = progress if processes.is_first else quiet
+    with claimed(out, processes):
+        pool = open_pool(
+            data,
+            scale=teacher.scale,
+            cache=cache,
+            hold_out=hold_out,
+            progress=lambda done, total: shown("pack photos", done, total),
+        )
+        crops = QATCrops(pool=pool, batch=batch, patch=patch, seed=seed, processes=processes)
+        network = quantized_with_ranges(teacher, get_scheme(scheme), crops, shown)
+        made_of = {"pool_sha256": pool.sha256, "float_checkpoint_sha256": loaded.sha256}
+        snapshot = out.with_name(out.name + ".snapshot")
+        result = train_qat(
+            network,
+            teacher,
+            crops.from_step,
+            config,
+            held_out=HeldOut(pool).crops,
+            seconds=None if minutes is None else 60 * minutes - (time.perf_counter() - start),
+            source=crops.settings | made_of | {"scheme": scheme},
+            snapshot=snapshot,
+            log=out.with_suffix(".log.jsonl"),
+            progress=lambda record: shown("qat", record.step, record.steps, described(record)),
+        )
+        if processes.is_first:
+            facts = _inherited(loaded.metadata) | made_of | {"qat_config": asdict(config) | crops.settings}
+            facts |= {"data": data.name if data is not None else "scikit-image samples"}
+            facts |= {} if minutes is None else {"qat_minutes": minutes}
+            save_quantized(out, network, {**facts, **result.to_json(), **(metadata or {})})
+            remove_snapshots(snapshot)  # not before: a full disk or a kill would lose the run
+        processes.wait()
     return QATReport(
         model=teacher.model_name,
         scale=teacher.scale,

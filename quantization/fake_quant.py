@@ -49,6 +49,10 @@ class Grid(nn.Module):
         zero_point: (1,) int32, -128..127; the integer that stands for 0.0.
         low, high: (1,) float32, the range observed so far; ``inf``/``-inf`` before anything was.
         fixed: the grid is given (network input and output, sigmoid), not calibrated.
+
+    Args:
+        fixed_scale, fixed_zero_point: of a grid that is given.
+        device: of its tensors; None for PyTorch's default.
     """
 
     scale: nn.Parameter
@@ -56,15 +60,21 @@ class Grid(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, *, fixed_scale: float | None = None, fixed_zero_point: int = ACTIVATION_MIN) -> None:
+    def __init__(
+        self,
+        *,
+        fixed_scale: float | None = None,
+        fixed_zero_point: int = ACTIVATION_MIN,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__()
         self.fixed = fixed_scale is not None
         self.mode = Mode.FLOAT
         scale = float("nan") if fixed_scale is None else fixed_scale
-        self.scale = nn.Parameter(torch.tensor([scale], dtype=torch.float32), requires_grad=False)
-        self.register_buffer("zero_point", torch.tensor([fixed_zero_point], dtype=torch.int32))
-        self.register_buffer("low", torch.tensor([float("inf")]))
-        self.register_buffer("high", torch.tensor([float("-inf")]))
+        self.scale = nn.Parameter(torch.tensor([scale], dtype=torch.float32, device=device), requires_grad=False)
+        self.register_buffer("zero_point", torch.tensor([fixed_zero_point], dtype=torch.int32, device=device))
+        self.register_buffer("low", torch.tensor([float("inf")], device=device))
+        self.register_buffer("high", torch.tensor([float("-inf")], device=device))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode is Mode.OBSERVE:

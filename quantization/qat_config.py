@@ -14,7 +14,7 @@ class QATConfig:
     """How to train. The defaults did best of those tried on idsa_net_mobile x4 (160 steps of 4 crops of 48x48).
 
     Attributes:
-        steps: batches to train on.
+        steps: batches to train on; at most so many where the training goes by the clock.
         learning_rate: of weights and biases, decayed by a cosine to ``final_ratio`` of itself.
         scale_learning_rate: of the activations' scales (LSQ); 0 keeps the calibrated ranges.
         warmup_steps: steps over which the learning rates rise linearly.
@@ -68,7 +68,10 @@ class QATConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QATRecord:
-    """One line of the log. ``psnr_y_db`` is set where the held-out images were measured."""
+    """One line of the log. ``psnr_y_db`` is set where the held-out images were measured.
+
+    By the clock ``steps`` is what the time seems to suffice for.
+    """
 
     step: int
     steps: int

@@ -78,7 +78,7 @@ def prepare(deployed: nn.Module, scheme: str | Scheme) -> QuantizedNetwork:
         deployed: an eval-mode network that ``torch.fx.symbolic_trace`` can trace; it is not changed.
         scheme: a quantized scheme or its name.
     Returns:
-        The network in FLOAT mode and eval mode: calibrate it, or load a state, before quantizing.
+        The network on the same device, in FLOAT mode and eval mode: calibrate it, or load a state, before quantizing.
     Raises:
         UnsupportedScheme: unknown, or not a quantized one.
         ConfigError: the network has several inputs or outputs, or pads with something else than zeros.
@@ -111,8 +111,10 @@ def _create_grids(traced: fx.GraphModule, plan: Plan) -> dict[GridPlan, Grid]:
         first[grid] = min(first.get(grid, math.inf), order[node])
     for (_, value), grid in plan.requantize.items():
         first[grid] = min(first.get(grid, math.inf), order[value] + 0.5)
+    device = next((parameter.device for parameter in traced.parameters()), None)
     created = {
-        grid: Grid(fixed_scale=grid.fixed_scale) for grid in sorted(dict.fromkeys(used), key=lambda grid: first[grid])
+        grid: Grid(fixed_scale=grid.fixed_scale, device=device)
+        for grid in sorted(dict.fromkeys(used), key=lambda grid: first[grid])
     }
     if hasattr(traced, "grids"):
         raise ConfigError("expected a network without an attribute 'grids', got one; rename it")
