@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from apps.qat_parts import QATCrops, claimed, described, quantized_with_ranges
 from apps.results import plain
 from edge_sr.checkpoints import load_checkpoint
 from edge_sr.errors import CheckpointError, ConfigError
-from edge_sr.training import HeldOut, default_config_path, load_config, open_pool, train
+from edge_sr.training import HeldOut, cooldown_of, default_config_path, load_config, open_pool, train, trial_config
 from edge_sr.training import Progress as TrainProgress
 from edge_sr.training.distributed import Processes
 from edge_sr.training.snapshots import remove_snapshots
@@ -28,14 +28,16 @@ DEFAULT_CACHE = Path(".cache/pools")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainReport:
-    """How a float training ended. ``psnr_y_db`` is on held-out photos."""
+    """How a float training ended, or was cut (not ``finished``). PSNR is of the averaged weights on held-out photos."""
 
     model: str
     scale: int
     steps: int
     psnr_y_db: float
+    bicubic_psnr_y_db: float
     seconds: float
     checkpoint: Path
+    finished: bool
 
     def to_json(self) -> dict[str, Any]:
         return plain(asdict(self))  # type: ignore[no-any-return]
@@ -70,6 +72,10 @@ def train_float(
     model: str = "idsa_net_mobile",
     scale: int = 4,
     config: Path | None = None,
+    trial: bool = False,
+    steps: int | None = None,
+    minutes: float | None = None,
+    cooldown: int | None = None,
     data: Path | None = None,
     init: Path | None = None,
     cache: Path = DEFAULT_CACHE,
@@ -79,9 +85,14 @@ def train_float(
     """Train a float network; a run that was interrupted goes on from its last snapshot.
 
     Args:
-        out: the run's folder; ``network.safetensors`` appears in it when the run is complete.
+        out: the run's folder; ``network.safetensors`` is in it whenever this returns.
         model, scale: choose the configuration that comes with the package.
         config: TOML file in its place; its model and scale count.
+        trial: :func:`edge_sr.training.config.trial_config` in its place.
+        steps: length of the run in place of the configuration's.
+        minutes: length of the run by the clock; of a run without an end, how long it goes on now.
+        cooldown: finish the run without an end that ``out`` holds in so many steps, in a folder inside ``out``; the run
+            itself stays as it is.
         data: folder of photos; default the sample photos (a trial, not a training set).
         init: checkpoint to start from.
         cache: folder for packed photos.
@@ -90,30 +101,63 @@ def train_float(
     Raises:
         ConfigError, DataError, CheckpointError: see :func:`edge_sr.training.train`.
     """
-    settings = load_config(config if config is not None else default_config_path(model, scale))
+    if sum(value is not None for value in (steps, minutes, cooldown)) > 1:
+        raise ConfigError("expected one of steps, minutes and cooldown, got several; leave out the others")
+    if trial and config is not None:
+        raise ConfigError(f"expected a trial or a configuration, got both and {config}; leave out one")
+    branch_from, stop_after = None, None
+    if cooldown is not None:
+        settings, place = cooldown_of(out, cooldown)
+        branch_from, out = out, place
+    elif trial:
+        settings = trial_config(model, scale)
+    else:
+        settings = load_config(config if config is not None else default_config_path(model, scale))
+    if steps is not None:
+        settings = replace(settings.scaled_to(steps), minutes=0.0)
+    if minutes is not None and settings.schedule == "constant":
+        stop_after = 60 * minutes
+    elif minutes is not None:
+        settings = replace(settings, minutes=minutes)
     shown = progress if _is_first() else quiet
-
-    def report(now: TrainProgress) -> None:
-        shown("train", now.step, now.steps, f"loss {now.loss:.4f}, held-out {now.psnr_y_db:.3f} dB")
-
     result = train(
         settings,
         data,
         out,
         cache=cache,
         init=init,
-        progress=report,
+        branch_from=branch_from,
+        progress=lambda now: _show(now, shown, stop_at),
         packing=lambda done, total: shown("pack photos", done, total),
         stop_at=stop_at,
+        stop_after=stop_after,
     )
     return TrainReport(
         model=settings.model,
         scale=settings.scale,
         steps=result.steps,
         psnr_y_db=result.psnr_y_db,
+        bicubic_psnr_y_db=result.bicubic_psnr_y_db,
         seconds=result.seconds,
         checkpoint=result.checkpoint,
+        finished=result.finished,
     )
+
+
+def _show(now: TrainProgress, shown: Progress, stop_at: int | None) -> None:
+    """A bar of steps with the time left; where only the clock knows how many there will be, of as many as it seems."""
+    total = max(now.step, round(now.step / now.done)) if now.done else now.step
+    if stop_at is not None:
+        total = min(total, stop_at) if now.done else stop_at
+    left = (total - now.step) / now.steps_per_second
+    time_left = f", {_duration(left)} left" if total > now.step else ""
+    held_out = "" if math.isnan(now.psnr_y_db) else f", held-out {now.psnr_y_db:.3f} dB"
+    shown("train", now.step, total, f"{now.steps_per_second:.1f} steps/s{time_left}, loss {now.loss:.4f}{held_out}")
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
 def train_quantized(

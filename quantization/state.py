@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from edge_sr.checkpoints import load_tensors, save_tensors
+from edge_sr.checkpoints import build_network, load_tensors, refuse_not_finite, save_tensors
 from edge_sr.errors import CheckpointError, ConfigError, UnsupportedScheme
-from edge_sr.networks import create_network
 from quantization.fake_quant import Mode
 from quantization.quantizer import QuantizedNetwork, prepare
 
@@ -60,9 +59,9 @@ def load_quantized(path: Path, *, expect_model: str | None = None) -> LoadedQuan
         CheckpointError: missing or damaged file, another network, or one that does not fit this version.
     """
     loaded = load_tensors(path, expect_model=expect_model, expect_kind="quantized")
-    config = dict(loaded.config)
+    built = build_network(path, loaded)
     try:
-        deployed = _deployed(create_network(loaded.model, config.pop("scale"), **config))
+        deployed = _deployed(built)
         network = prepare(deployed, str(loaded.metadata.get(_SCHEME_KEY)))
         network.load_state_dict(loaded.tensors, strict=True)
         network.set_mode(Mode.QUANTIZE)
@@ -71,6 +70,9 @@ def load_quantized(path: Path, *, expect_model: str | None = None) -> LoadedQuan
         raise CheckpointError(
             f"expected a quantized checkpoint of this version, got {path} ({reason}); use the version that wrote it"
         ) from error
+    # Ranges are infinite before anything was observed, and those of fixed grids for ever.
+    state = {name: value for name, value in network.state_dict().items() if not name.endswith((".low", ".high"))}
+    refuse_not_finite(path, state)
     return LoadedQuantized(qnet=network, metadata=loaded.metadata, sha256=loaded.sha256)
 
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edge_sr.checkpoints import load_tensors, save_tensors
 from edge_sr.errors import CheckpointError, ConfigError
 from edge_sr.networks import create_network
 from edge_sr.training.snapshots import previous_snapshot
@@ -385,6 +386,17 @@ def test_checkpoints_that_do_not_fit_are_refused(network: QuantizedNetwork, tmp_
     save_quantized(path, network, {})
     with pytest.raises(CheckpointError):
         load_quantized(path, expect_model="idsa_net")
+    huge = load_tensors(path)
+    save_tensors(
+        tmp_path / "huge.safetensors",
+        huge.tensors,
+        model=huge.model,
+        config={**huge.config, "blocks": 10**9},
+        metadata=huge.metadata,
+        kind="quantized",
+    )
+    with pytest.raises(CheckpointError, match="expected"):
+        load_quantized(tmp_path / "huge.safetensors")
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(CheckpointError):
         load_quantized(path)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,24 @@ import torch
 from edge_sr.checkpoints import load_checkpoint
 from edge_sr.errors import CheckpointError, ConfigError, DataError
 from edge_sr.images import write_image
-from edge_sr.training import Phase, TrainConfig, Trainer, config_from_mapping, load_config, open_pool, train
+from edge_sr.training import (
+    Phase,
+    TrainConfig,
+    Trainer,
+    config_from_mapping,
+    cooldown_of,
+    load_config,
+    open_pool,
+    train,
+)
 from edge_sr.training.config import CONFIGS_DIR
-from edge_sr.training.crop_pool import CropPool, Crops
+from edge_sr.training.crop_pool import CropPool
 from edge_sr.training.distributed import Processes
-from edge_sr.training.loop import LOG, SNAPSHOT, learning_rate_factor, uses_bf16
+from edge_sr.training.engine import uses_bf16
+from edge_sr.training.loop import LOG, NETWORK, SNAPSHOT
 from edge_sr.training.muon import Muon, orthogonalised, split_parameters
-from edge_sr.training.packing import choose_held_out
-from edge_sr.training.prefetch import Prefetch
+from edge_sr.training.run_folder import RunLock
+from edge_sr.training.schedule import Position
 
 TINY = {"channels": 8, "blocks": 1, "distilled": 4}
 
@@ -58,16 +68,6 @@ def pool(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> CropPool:
     return open_pool(photos, scale=2, cache=tmp_path_factory.mktemp("cache"), hold_out=1)
 
 
-def test_tiles_of_one_photo_are_held_out_together() -> None:
-    names = [f"photo{i}_r{r}c0" for i in range(10) for r in range(3)]
-    held_out = choose_held_out(names, 4)
-    assert len(held_out) == 4
-    assert all(not name.endswith("c0") for name in held_out)
-    # Adding photos never brings back one that was held out before unless a lower hash pushes it out.
-    more = choose_held_out([*names, "another"], 4)
-    assert len(held_out & more) >= 3
-
-
 def test_crops_show_the_same_place_in_lr_and_hr(pool: CropPool) -> None:
     batch = pool.sampler(12).batch(4, seed=3, step=5)
     assert batch.lr.shape == (4, 3, 12, 12)
@@ -93,7 +93,41 @@ def test_data_order_depends_on_seed_and_step_not_on_the_number_of_processes(pool
 def test_held_out_photos_are_never_cropped(pool: CropPool) -> None:
     held = {image.name for image in pool.held_out_images}
     assert held
-    assert not held & {image.name for image in pool.sampler(12).images}
+    sampler = pool.sampler(12)
+    places = torch.cat([sampler.places(16, seed=1, step=step) for step in range(40)])
+    for image in pool.held_out_images:
+        first = image.lr_offset // 3
+        assert not ((places[:, 0, 0] >= first) & (places[:, 0, 0] < first + image.height * image.width)).any()
+
+
+def test_crops_are_turned_and_mirrored_in_all_eight_ways(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    for name in ("a", "b"):  # of one crop's size, so that only turns are left to chance
+        write_image(tmp_path / f"{name}.png", rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    pool = open_pool(tmp_path, scale=2, cache=tmp_path / "cache", hold_out=1)
+    lr, hr = (pixels.astype(np.float32) / 255 for pixels in pool.pixels(pool.train_images[0]))
+    batch = pool.sampler(8).batch(100, seed=1, step=0)
+    seen = set()
+    for crop_lr, crop_hr in zip(batch.lr, batch.hr, strict=True):
+        for way in range(8):
+            turn = [np.rot90(np.fliplr(image) if way >= 4 else image, way % 4) for image in (lr, hr)]
+            if np.allclose(turn[0], crop_lr.permute(1, 2, 0)):
+                assert np.allclose(turn[1], crop_hr.permute(1, 2, 0))
+                seen.add(way)
+                break
+        else:
+            raise AssertionError("a crop is no turn of the photo")
+    assert seen == set(range(8))
+
+
+def test_larger_photos_are_cropped_more_often(tmp_path: Path) -> None:
+    for name, width in (("a", 16), ("b", 64), ("c", 64)):
+        write_image(tmp_path / f"{name}.png", np.full((16, width, 3), width, np.uint8))
+    pool = open_pool(tmp_path, scale=2, cache=tmp_path / "cache", hold_out=1)
+    widths = [image.width for image in pool.train_images]
+    if len(set(widths)) == 2:
+        wide = (pool.sampler(8).batch(1000, seed=1, step=0).hr.mean((1, 2, 3)) * 255 > 40).float().mean()
+        assert wide == pytest.approx(0.8, abs=0.04)  # 64 of 80 columns; three standard deviations of 1,000 draws
 
 
 def test_a_packed_pool_can_be_given_as_data(pool: CropPool, tmp_path: Path) -> None:
@@ -123,30 +157,110 @@ def test_a_run_cut_in_two_ends_with_the_weights_of_an_uncut_one(pool: CropPool, 
     for name, value in whole.items():
         assert torch.equal(value, cut[name]), name
     lines = [json.loads(line) for line in (tmp_path / "cut" / LOG).read_text().splitlines()]
-    assert [line["step"] for line in lines] == [10, 20]
+    assert [line["step"] for line in lines] == [9, 10, 20]  # a cut validates too
 
 
-def test_an_interrupt_keeps_every_step_done(pool: CropPool, tmp_path: Path) -> None:
+def test_an_interrupt_keeps_every_step_done_and_leaves_a_network(pool: CropPool, tmp_path: Path) -> None:
+    said: list[str] = []
+
     def interrupt(progress: object) -> None:
         if getattr(progress, "step", 0) == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Trainer(config(), pool, tmp_path).run(interrupt)
+        Trainer(config(), pool, tmp_path, say=said.append).run(interrupt)
+    assert said == [s for s in said if re.match(r"cut at step 5: \d+\.\d+ dB on held-out photos, ", s)] != []
     assert Trainer(config(), pool, tmp_path).step == 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", SNAPSHOT]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", LOG, NETWORK, SNAPSHOT]
 
 
-def test_a_run_that_diverged_leaves_its_last_good_snapshot(pool: CropPool, tmp_path: Path) -> None:
+def test_a_cut_run_says_what_it_has_and_is_marked_unfinished(pool: CropPool, tmp_path: Path) -> None:
+    result = Trainer(config(), pool, tmp_path).run(stop_at=3)
+    assert (result.steps, result.finished) == (3, False)
+    assert math.isfinite(result.psnr_y_db)
+    assert math.isfinite(result.bicubic_psnr_y_db)
+    assert load_checkpoint(result.checkpoint).metadata["finished"] is False
+    assert [json.loads(line)["step"] for line in (tmp_path / LOG).read_text().splitlines()] == [3]
+    assert load_checkpoint(Trainer(config(), pool, tmp_path).run().checkpoint).metadata["finished"] is True
+
+
+def test_by_the_clock_a_run_is_finished_when_the_time_is_up(pool: CropPool, tmp_path: Path) -> None:
+    result = Trainer(config(minutes=0.02), pool, tmp_path).run()
+    assert result.finished
+    assert result.steps > 1
+    assert result.seconds >= 1.2
+
+
+def test_a_loss_that_is_not_finite_goes_back_to_the_last_good_state_at_half_the_rate(
+    pool: CropPool, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    trainer = Trainer(config(snapshot_seconds=0.0), pool, tmp_path, say=said.append)
+
+    def poison(progress: object) -> None:
+        if getattr(progress, "step", 0) == 4 and not said:
+            with torch.no_grad():
+                next(trainer.network.parameters()).fill_(math.nan)
+
+    assert trainer.run(poison).finished
+    assert said == ["the loss became nan after step 4; on from step 4 at half the rate"]
+    assert trainer.rate == 0.5
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
+
+
+def test_a_run_that_diverges_at_any_rate_leaves_its_last_good_snapshot(
+    pool: CropPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Trainer(config(), pool, tmp_path).run(stop_at=1)
     trainer = Trainer(config(), pool, tmp_path)
-    good = (tmp_path / SNAPSHOT).read_bytes()
-    with torch.no_grad():
-        next(trainer.network.parameters()).fill_(math.nan)
+    monkeypatch.setattr(trainer.engine, "run", lambda *args, **more: math.nan)
     with pytest.raises(ConfigError, match="expected a finite loss"):
-        trainer.run(lambda progress: None)
-    assert (tmp_path / SNAPSHOT).read_bytes() == good
+        trainer.run()
     assert Trainer(config(), pool, tmp_path).step == 1
+
+
+def test_cooling_down_finishes_a_branch_and_the_run_itself_goes_on(
+    pool: CropPool, photos: Path, tmp_path: Path
+) -> None:
+    endless = config(schedule="constant")
+    Trainer(endless, pool, tmp_path / "whole").run(stop_at=8)
+    run = tmp_path / "branched"
+    Trainer(endless, pool, run).run(stop_at=5)
+    branch, place = cooldown_of(run, 4)
+    result = train(branch, pool.folder, place, branch_from=run)
+    assert (result.steps, result.finished) == (9, True)
+    assert place.parent == run
+    Trainer(endless, pool, run).run(stop_at=8)
+    whole, other = (load_checkpoint(folder / NETWORK).network.state_dict() for folder in (tmp_path / "whole", run))
+    assert all(torch.equal(value, other[name]) for name, value in whole.items())
+    with pytest.raises(ConfigError, match="comes down by itself"):
+        cooldown_of(place, 4)
+
+
+def test_a_damaged_configuration_and_a_cut_log_are_met_with_one_line(pool: CropPool, tmp_path: Path) -> None:
+    Trainer(config(), pool, tmp_path).run(stop_at=10)
+    log = tmp_path / LOG
+    log.write_text(log.read_text() + '{"step": 10, "lo')
+    said: list[str] = []
+    assert Trainer(config(), pool, tmp_path, say=said.append).step == 10
+    assert said == [f"1 damaged lines of {log} are left out"]
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [10]
+    (tmp_path / "config.json").write_text('{"model": ')
+    with pytest.raises(ConfigError, match="expected a JSON object"):
+        Trainer(config(), pool, tmp_path)
+
+
+def test_a_second_run_in_one_folder_is_refused_while_the_first_lives(pool: CropPool, tmp_path: Path) -> None:
+    with RunLock(tmp_path), pytest.raises(ConfigError, match=f"which process {os.getpid()} on"):
+        train(config(), pool.folder, tmp_path)
+    assert train(config(), pool.folder, tmp_path, stop_at=1).steps == 1
+
+
+def test_a_snapshot_of_the_papers_network_travels_in_twelve_megabytes(photos: Path, tmp_path: Path) -> None:
+    pool = open_pool(photos, scale=4, cache=tmp_path / "cache", hold_out=1)
+    run = config(model="idsa_net", scale=4, network={}, phases=[{"steps": 1, "batch": 1, "patch": 8}])
+    Trainer(run, pool, tmp_path / "run").run()
+    assert (tmp_path / "run" / SNAPSHOT).stat().st_size <= 12e6
 
 
 def test_a_patch_larger_than_every_photo_is_refused_before_training(pool: CropPool, tmp_path: Path) -> None:
@@ -173,7 +287,7 @@ def test_a_damaged_snapshot_is_one_clear_error(pool: CropPool, tmp_path: Path) -
     Trainer(config(), pool, tmp_path).run(stop_at=1)
     path = tmp_path / SNAPSHOT
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="expected a snapshot"):
+    with pytest.raises(CheckpointError, match="expected a whole snapshot"):
         Trainer(config(), pool, tmp_path)
 
 
@@ -204,26 +318,10 @@ def test_muon_treats_kernels_of_one_shape_each_by_itself() -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
-def test_crops_come_in_the_order_of_steps_however_many_threads_cut_them() -> None:
-    def make(step: int) -> Crops:
-        time.sleep(0.002 * (step % 3))  # later steps are often ready first
-        return Crops(lr=torch.tensor([step]), hr=torch.tensor([step]))
-
-    with Prefetch(make, 5, 25, threads=4) as upcoming:
-        assert [int(crops.lr) for crops in upcoming] == list(range(5, 25))
-
-
-def test_an_error_while_cutting_reaches_the_loop() -> None:
-    def make(step: int) -> Crops:
-        raise DataError(f"step {step}")
-
-    with Prefetch(make, 0, 3, threads=2) as upcoming, pytest.raises(DataError, match="step 0"):
-        next(iter(upcoming))
-
-
 def test_muon_orthogonalises() -> None:
     for shape in ((6, 20), (20, 6)):
-        values = torch.linalg.svdvals(orthogonalised(torch.randn(shape, generator=torch.Generator().manual_seed(1))))
+        random = torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))
+        values = torch.linalg.svdvals(orthogonalised(random))
         # The quintic's fixed band, per its authors: about 0.7 to 1.2.
         assert values.min() > 0.6
         assert values.max() < 1.3
@@ -252,11 +350,42 @@ def test_muon_leaves_colours_tail_and_vectors_to_adam(pool: CropPool, tmp_path: 
     assert len(hidden) + len(rest) == len(names)
 
 
+def position(run: TrainConfig, step: int = 0, seconds: float = 0.0) -> Position:
+    return Position(config=run, step=step, seconds=seconds)
+
+
 def test_learning_rate_rises_linearly_then_follows_a_cosine() -> None:
     run = config(phases=[{"steps": 100, "batch": 1, "patch": 8}], warmup_steps=10, final_lr_ratio=0.1)
-    assert learning_rate_factor(run, 0) == pytest.approx(0.1)
-    assert learning_rate_factor(run, 50) == pytest.approx(0.1 + 0.9 * 0.5)
-    assert learning_rate_factor(run, 100) == pytest.approx(0.1)
+    assert position(run, 0).rate_factor == pytest.approx(0.1)
+    assert position(run, 50).rate_factor == pytest.approx(0.1 + 0.9 * 0.5)
+    assert position(run, 100).rate_factor == pytest.approx(0.1)
+    assert [position(run, step).is_end for step in (99, 100)] == [False, True]
+
+
+def test_by_the_clock_schedule_and_phases_follow_the_time() -> None:
+    run = config(minutes=2.0, final_lr_ratio=0.0)
+    late = position(run, step=7, seconds=90)  # three quarters: step 15 of the 20 that the phases have
+    assert (late.done, late.phase.patch, late.is_end) == (0.75, 16, False)
+    assert late.rate_factor == pytest.approx(0.5 * (1 + math.cos(0.75 * math.pi)))
+    assert position(run, step=7, seconds=0).phase.patch == 12
+    assert position(run, step=7, seconds=120).is_end
+    assert [position(run, seconds=seconds).validations for seconds in (0, 11, 13, 120)] == [0, 0, 1, 10]
+
+
+def test_a_run_without_an_end_stays_at_its_rate_and_cools_down_on_demand() -> None:
+    endless = config(schedule="constant", final_lr_ratio=0.0)
+    far = position(endless, step=10**6, seconds=1e6)
+    assert (far.rate_factor, far.is_end, far.phase.patch, far.last_step) == (1.0, False, 16, None)
+    cooling = config(schedule="constant", final_lr_ratio=0.0, cooldown_start=100, cooldown_steps=40)
+    factors = [position(cooling, step).rate_factor for step in (99, 100, 110, 140)]
+    assert factors == pytest.approx([1.0, 1.0, 1 - math.sqrt(10 / 40), 0.0])
+    assert [position(cooling, step).is_end for step in (139, 140)] == [False, True]
+
+
+def test_another_number_of_steps_keeps_the_shares_of_the_phases() -> None:
+    assert [phase.steps for phase in config().scaled_to(200).phases] == [120, 80]
+    assert sum(phase.steps for phase in config().scaled_to(3).phases) == 3
+    assert config().scaled_to(1).steps == 1
 
 
 def test_precision_follows_the_setting() -> None:
@@ -276,6 +405,9 @@ def test_precision_follows_the_setting() -> None:
         ({"phases": [{"step": 1}]}, "expected model, scale and phases"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"ema_decay": 2.0}, "within 0..1"),
+        ({"schedule": "linear"}, "schedule must be one of cosine, constant"),
+        ({"cooldown_steps": 5}, "wants schedule constant"),
+        ({"schedule": "constant", "minutes": 1.0}, "minutes set the length of a cosine"),
     ],
 )
 def test_wrong_settings_are_named(change: dict[str, object], message: str) -> None:
@@ -286,7 +418,7 @@ def test_wrong_settings_are_named(change: dict[str, object], message: str) -> No
 @pytest.mark.parametrize("path", sorted(CONFIGS_DIR.glob("*.toml")), ids=lambda path: path.stem)
 def test_bundled_configurations_load(path: Path) -> None:
     loaded = load_config(path)
-    variants = "_(continue|finish|cpu|short(_no_[a-z]+|_image_statistics)?)$"
+    variants = "_(long|cpu|short(_no_[a-z]+|_image_statistics)?)$"
     assert re.sub(variants, "", path.stem) == f"{loaded.model}_x{loaded.scale}"
     assert loaded.phase_at(loaded.steps - 1) == loaded.phases[-1]
     assert loaded.phase_at(0) == loaded.phases[0]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +22,9 @@ Photos = Annotated[
     ),
 ]
 Cache = Annotated[Path, typer.Option("--cache", help="Folder for packed photos.")]
+
+
+Preset = Literal["trial"]
 
 
 class Interrupted(EdgeSRError):
@@ -48,6 +51,20 @@ def train(
         typer.Option("--config", help="TOML settings in place of those for --model and --scale.", show_default=False),
     ] = None,
     data: Photos = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option("--preset", help="trial: two minutes to something better than bicubic.", show_default=False),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Length of the run, in place of the settings'.", min=1)
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="Length by the clock; compiling does not count.", min=0.01)
+    ] = None,
+    cooldown: Annotated[
+        int | None,
+        typer.Option("--cooldown", help="Finish the endless run in --out, in a folder in it, within N steps.", min=1),
+    ] = None,
     init: Annotated[
         Path | None, typer.Option("--init", help="Checkpoint to start from, of any scale.", show_default=False)
     ] = None,
@@ -70,6 +87,10 @@ def train(
             model=model,
             scale=scale,
             config=config,
+            trial=preset == "trial",
+            steps=steps,
+            minutes=minutes,
+            cooldown=cooldown,
             data=data,
             init=init,
             cache=cache,
@@ -79,10 +100,10 @@ def train(
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun one process speaks for all
     save("train", report, json_file)
-    state = str(report.checkpoint) if report.checkpoint.exists() else f"not complete yet, snapshot in {out}"
+    unfinished = "" if report.finished else ", unfinished: the same command without a limit goes on"
     say(
-        f"{report.model} x{report.scale}: {report.steps} steps in {report.seconds:.0f} s, "
-        f"{report.psnr_y_db:.3f} dB on held-out photos; {state}"
+        f"{report.model} x{report.scale}: {report.steps} steps in {report.seconds:.0f} s, {report.psnr_y_db:.3f} dB "
+        f"on held-out photos (bicubic {report.bicubic_psnr_y_db:.3f} dB); {report.checkpoint}{unfinished}"
     )
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edge_sr.networks.forms import pointwise
+
 Matrices = tuple[Tensor, Tensor]
 """(windows, tokens, tokens) twice: softmaxed weights within 8x8 windows, and within 8x8 grids."""
 
@@ -92,7 +94,8 @@ class AttentionMatrix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B * H/window * W/window, window**2, window**2), rows sum to 1."""
-        scores = similarities(self.query(x) * self.gain, self.key(x), self.window, grid=self.grid)
+        query, key = pointwise(self.query, x) * self.gain, pointwise(self.key, x)
+        scores = similarities(query, key, self.window, grid=self.grid)
         return functional.softmax(scores + self.bias[self.offsets], dim=-1)
 
     def deployed(self) -> DeployedAttentionMatrix:

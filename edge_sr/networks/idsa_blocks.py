@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_sr.networks.attention import AttentionMatrices, Matrices, attend
+from edge_sr.networks.forms import DEPTHWISE_FORMS, depthwise, pointwise
 from edge_sr.networks.idsa_config import SHUFFLE_GROUPS, IDSANetConfig
 from edge_sr.networks.inam import INAM
 
@@ -38,9 +39,12 @@ class _Block(nn.Module):
         if self.matrices is not None:
             matrices = self.matrices(x)
         assert matrices is not None, "a block without matrices of its own must be given the shared ones"
-        y = self.mixed(x, matrices)
-        y = self.output(functional.relu(self.hidden(y)))
-        out: Tensor = self.purification(y)
+        out: Tensor = self.purification(self.feed_forward(self.mixed(x, matrices)))
+        return out
+
+    def feed_forward(self, y: Tensor) -> Tensor:
+        """(B, 8 * distilled, H, W) -> (B, channels, H, W)."""
+        out: Tensor = self.output(functional.relu(self.hidden(y)))
         return out
 
     def mixed(self, x: Tensor, matrices: Matrices) -> Tensor:
@@ -94,6 +98,10 @@ class ASDB(_Block):
         """(B, channels, H, W) -> (B, 8 * distilled, H, W): halves for windows, for grids, both attended."""
         near, far = (half.permute(0, 2, 3, 1) for half in self.streams(x))
         return torch.cat([near, far, *attend(near, far, matrices, self.window)], 3).permute(0, 3, 1, 2)
+
+    def feed_forward(self, y: Tensor) -> Tensor:
+        """See :meth:`_Block.feed_forward`."""
+        return pointwise(self.output, functional.relu(pointwise(self.hidden, y)))
 
     def streams(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, channels, H, W) -> first and second halves of the four streams, (B, 2 * distilled, H, W) each."""
@@ -182,6 +190,7 @@ class LCIPB(nn.Module):
 
     def __init__(self, channels: int, purified: int) -> None:
         super().__init__()
+        self.form = DEPTHWISE_FORMS[0]  # of the depthwise kernels; training may choose another
         self.screen = nn.Conv2d(channels, purified, 1)
         self.local = nn.Conv2d(purified, purified, 5, padding=2, groups=purified)
         self.large = nn.Conv2d(purified, purified, 7, padding=9, dilation=3, groups=purified)
@@ -195,9 +204,9 @@ class LCIPB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        p = functional.conv2d(x, self.screen.weight[:, self.unshuffle], self.screen.bias)
-        out: Tensor = x + self.expand(p * self.mix(self.large(self.local(p))))
-        return out
+        p = pointwise(self.screen, x, self.screen.weight[:, self.unshuffle])
+        y = depthwise(self.large, depthwise(self.local, p, self.form), self.form)
+        return x + pointwise(self.expand, p * pointwise(self.mix, y))
 
     def deployed(self) -> DeployedLCIPB:
         """The same function with the shuffle folded and no depthwise kernel above 25 taps."""

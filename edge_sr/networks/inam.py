@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edge_sr.networks.forms import pointwise
+
 _EPSILON = 1e-5
 _MOMENTUM = 0.01
+# sigmoid(2) = 0.88
+_OPEN = 2.0
 
 
 class INAM(nn.Module):
@@ -38,6 +42,10 @@ class INAM(nn.Module):
         self.spatial = nn.Conv2d(reduced, reduced, 3, padding=1)
         self.channel = nn.Conv2d(reduced, reduced, 1, bias=False)
         self.expand = nn.Conv2d(reduced, channels, 1)
+        with torch.no_grad():  # a gate that knows nothing lets through what it weighs, and still learns
+            self.expand.weight.mul_(0.5)
+            assert self.expand.bias is not None
+            self.expand.bias.fill_(_OPEN)
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
         self.register_buffer("variance", torch.ones(1, channels, 1, 1))
         self.register_buffer("pooled", torch.zeros(1, reduced, 1, 1))
@@ -52,12 +60,12 @@ class INAM(nn.Module):
             pooled = reduced.float().mean((2, 3), keepdim=True)
             if self.training and self.statistics == "frozen":
                 self._track(mean, variance, pooled)
-        weights = torch.sigmoid(self.expand(functional.relu(self.spatial(reduced) + self.channel(pooled))))
-        return x * weights
+        gate = functional.relu(self.spatial(reduced) + pointwise(self.channel, pooled))
+        return x * torch.sigmoid(pointwise(self.expand, gate))
 
     def reduced(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, reduced, H, W): normalised, reduced, ReLU."""
-        return functional.relu(self.reduce((x - mean) * torch.rsqrt(variance + _EPSILON)))
+        return functional.relu(pointwise(self.reduce, (x - mean) * torch.rsqrt(variance + _EPSILON)))
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, pooled: Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from edge_sr.training.losses import LOSSES
 CONFIGS_DIR = Path(__file__).parent / "configs"
 OPTIMIZERS = ("adam", "muon")
 PRECISIONS = ("auto", "fp32", "bf16")
+SCHEDULES = ("cosine", "constant")
+_COOLDOWN = ("cooldown_start", "cooldown_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +48,24 @@ class TrainConfig:
         scale: upscaling factor.
         network: further settings of the network's configuration.
         phases: batch shapes in order; their steps add up to the run.
+        minutes: length of the run by the clock, 0 for by its steps. The steps of the phases then are their shares of
+            the time; compiling does not count.
+        schedule: "cosine" down to ``final_lr_ratio`` at the run's end; or "constant", a run without an end, which stays
+            in its last phase at its peak rate.
+        cooldown_start, cooldown_steps: with "constant", from which step on and within how many the rate goes down to
+            ``final_lr_ratio``, which ends the run; 0 steps for never.
         loss: "l1", or "l2" (mean squared error, what PSNR is made of) for a last run from a trained checkpoint.
         luma_weight: share of luma's error in the loss, 0..1, see :func:`~edge_sr.training.losses.pixel_loss`.
         optimizer: "muon" (hidden kernels; Adam for the rest) or "adam".
-        lr: peak learning rate, reached after ``warmup_steps``, then a cosine down to ``final_lr_ratio`` of it.
+        lr: peak learning rate, reached after ``warmup_steps``; see ``schedule``.
         ema_decay: decay of the averaged weights that are kept.
-        freeze_statistics_at: fraction of the run after which normalisation statistics are constants.
+        freeze_statistics_at: fraction of the phases' steps after which normalisation statistics are constants.
         clip_grad_norm: largest norm of a step's gradient; 0 clips nothing.
         precision: "auto" takes bf16 on a GPU and on CPUs with AMX tiles, else fp32: without tiles bf16 convolutions
             measured half as fast as fp32 (AVX-512, oneDNN, torch 2.13).
-        compile: run the network through ``torch.compile``.
+        compile: on a GPU, run the network's blocks through ``torch.compile``.
         hold_out: photos kept for validation.
-        validate_every: steps between validations.
+        validate_every: steps between validations; by the clock there are ten, whatever this is.
         snapshot_seconds: seconds between snapshots.
         seed: of weights and crops.
     """
@@ -66,6 +74,10 @@ class TrainConfig:
     scale: int
     network: Mapping[str, Any] = field(default_factory=dict)
     phases: tuple[Phase, ...]
+    minutes: float = 0.0
+    schedule: str = "cosine"
+    cooldown_start: int = 0
+    cooldown_steps: int = 0
     loss: str = "l1"
     luma_weight: float = 0.0
     optimizer: str = "muon"
@@ -76,7 +88,7 @@ class TrainConfig:
     freeze_statistics_at: float = 0.5
     clip_grad_norm: float = 0.0
     precision: str = "auto"
-    compile: bool = False
+    compile: bool = True
     hold_out: int = 20
     validate_every: int = 2000
     snapshot_seconds: float = 60.0
@@ -85,39 +97,73 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ConfigError("phases must hold at least one phase, got none")
-        if self.loss not in LOSSES:
-            raise ConfigError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        for name, known in (
+            ("loss", LOSSES),
+            ("optimizer", OPTIMIZERS),
+            ("precision", PRECISIONS),
+            ("schedule", SCHEDULES),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.lr <= 0:
             raise ConfigError(f"lr must be above 0, got {self.lr}")
         for name in ("luma_weight", "final_lr_ratio", "ema_decay", "freeze_statistics_at"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be within 0..1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "hold_out", "clip_grad_norm", "snapshot_seconds"):
+        for name in ("warmup_steps", "hold_out", "clip_grad_norm", "snapshot_seconds", "minutes", *_COOLDOWN):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.schedule != "constant" and any(getattr(self, name) for name in _COOLDOWN):
+            raise ConfigError(f"a cool-down wants schedule constant, got {self.schedule}, which comes down by itself")
+        if self.schedule == "constant" and self.minutes:
+            raise ConfigError(
+                "minutes set the length of a cosine, got schedule constant, which has none; leave them out"
+            )
         if self.validate_every < 1:
             raise ConfigError(f"validate_every must be at least 1, got {self.validate_every}")
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Steps of all phases."""
         return sum(phase.steps for phase in self.phases)
 
     def phase_at(self, step: int) -> Phase:
-        """The phase of a step (counted from 0)."""
+        """The phase of a step (counted from 0); the last one from there on."""
         for phase in self.phases:
             if step < phase.steps:
                 return phase
             step -= phase.steps
-        raise ConfigError(f"step must be below {self.steps}, got {step + self.steps}")
+        return self.phases[-1]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as :func:`config_from_mapping` takes them."""
         return asdict(self)
+
+    def scaled_to(self, steps: int) -> TrainConfig:
+        """The same run in another number of steps, which its phases share as before."""
+        ends = [sum(phase.steps for phase in self.phases[: i + 1]) for i in range(len(self.phases))]
+        cuts = [0, *(max(1, round(end / self.steps * steps)) for end in ends)]
+        phases = tuple(
+            replace(phase, steps=stop - start)
+            for phase, start, stop in zip(self.phases, cuts, cuts[1:], strict=False)
+            if stop > start
+        )
+        return replace(self, phases=phases, warmup_steps=min(self.warmup_steps, steps // 10))
+
+
+def trial_config(model: str, scale: int) -> TrainConfig:
+    """A run of a minute and a half that shows the whole way: better than bicubic on two CPU cores, no more."""
+    return TrainConfig(
+        model=model,
+        scale=scale,
+        phases=(Phase(steps=1000, batch=4, patch=32),),
+        minutes=1.5,
+        lr=4e-3,
+        luma_weight=0.8,
+        warmup_steps=20,
+        ema_decay=0.99,
+        hold_out=1,
+    )
 
 
 def config_from_mapping(values: Mapping[str, Any]) -> TrainConfig:

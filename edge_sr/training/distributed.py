@@ -42,6 +42,16 @@ class Processes:
         ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(network, device_ids=ids)
 
+    def agreed(self, seconds: float, loss: float) -> tuple[float, float]:
+        """The first process's time and the mean loss: what decides when to stop must be the same in all."""
+        if self.world_size == 1:
+            return seconds, loss
+        values = [seconds if self.is_first else 0.0, loss / self.world_size]
+        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(shared)
+        seconds, loss = shared.tolist()
+        return seconds, loss
+
     def wait(self) -> None:
         """Wait for the others, so that none leaves while the first still writes."""
         if self.world_size > 1:

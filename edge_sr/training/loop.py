@@ -1,9 +1,9 @@
 """Float training: one loop for a laptop's cores, a GPU, or ``torchrun`` over several processes.
 
 A run lives in a folder: ``config.json``, ``log.jsonl`` (a line per validation), ``snapshot.pt`` (weights, averaged
-weights, optimizer state, step) and, at the end, ``network.safetensors`` with the averaged weights. A run that was cut
-goes on from its snapshot with the crops it would have seen: on one machine with one thread count it ends at the same
-loss.
+weights, optimizer state, step) with the one before it, and ``network.safetensors`` with the averaged weights, which
+says whether it is finished. A run that was cut goes on from its snapshot with the crops it would have seen: on one
+machine with one thread count it ends at the same loss.
 """
 
 from __future__ import annotations
@@ -11,50 +11,67 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edge_sr.atomic import atomic_path
 from edge_sr.checkpoints import load_checkpoint, save_checkpoint
 from edge_sr.errors import CheckpointError, ConfigError
 from edge_sr.networks import create_network
-from edge_sr.training.config import TrainConfig
-from edge_sr.training.crop_pool import CropPool, Crops
+from edge_sr.training.config import Phase, TrainConfig
+from edge_sr.training.crop_pool import CropPool
 from edge_sr.training.distributed import Processes
-from edge_sr.training.losses import pixel_loss
-from edge_sr.training.muon import Muon, split_parameters
-from edge_sr.training.prefetch import Prefetch
+from edge_sr.training.engine import Engine, choose_depthwise_form, copied, copy_into, pool_device
+from edge_sr.training.run_folder import check_writable, read_json_object, repaired_log
+from edge_sr.training.schedule import Position
+from edge_sr.training.snapshots import load_snapshot, save_snapshot, to_stderr
 from edge_sr.training.validation import HeldOut
 
 SNAPSHOT, LOG, CONFIG, NETWORK = "snapshot.pt", "log.jsonl", "config.json", "network.safetensors"
 
+# A GPU is waited for once in so many steps; a CPU's steps are long, and each is looked at.
+_GPU_STEPS = 50
+_MOST_STEPS = 10**8  # of a run whose configuration sets no end
+_LEAST_RATE = 1 / 32  # halved five times: what diverges even then is no matter of the rate
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a progress bar shows: step of steps, running loss, last held-out PSNR in dB (NaN before the first)."""
+    """What a progress bar shows.
+
+    Attributes:
+        step: steps done.
+        done: share of the run, 0..1; None for a run without an end.
+        loss: running mean.
+        psnr_y_db: last held-out PSNR, NaN before the first.
+        steps_per_second: over the last steps, of this process's time.
+        seconds: trained until now.
+    """
 
     step: int
-    steps: int
+    done: float | None
     loss: float
     psnr_y_db: float
+    steps_per_second: float
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """How a run ended."""
+    """How a run ended: ``finished`` tells the end of its schedule from a cut; PSNR is on the held-out photos."""
 
     steps: int
     psnr_y_db: float
+    bicubic_psnr_y_db: float
     seconds: float
     checkpoint: Path
+    finished: bool
 
 
 class Trainer:
@@ -65,10 +82,12 @@ class Trainer:
         pool: packed photos of the config's scale.
         out: the run's folder; an existing run of the same configuration goes on.
         init: checkpoint to start the weights from, when the run is new.
+        branch_from: folder of a run whose last state this new one starts from.
         metadata: facts to keep in the checkpoint (command, data, licences).
+        say: told in one line of what falls back, is mended or is started again.
     Raises:
         ConfigError: the folder holds a run of another configuration, or the pool has another scale.
-        CheckpointError: a snapshot that cannot be read, or ``init`` of another network.
+        CheckpointError: no whole snapshot, ``init`` of another network, or a folder that cannot be written.
     """
 
     def __init__(
@@ -78,19 +97,23 @@ class Trainer:
         out: Path,
         *,
         init: Path | None = None,
+        branch_from: Path | None = None,
         metadata: dict[str, Any] | None = None,
+        say: Callable[[str], None] = to_stderr,
     ) -> None:
         if pool.scale != config.scale:
             raise ConfigError(f"expected a pool of scale {config.scale}, got one of scale {pool.scale}")
         self.config, self.pool, self.out, self.metadata = config, pool, out, dict(metadata or {})
         self.processes = Processes.start()
+        self.say = say if self.processes.is_first else lambda line: None
         self.device = self.processes.device
         if any(phase.batch % self.processes.world_size for phase in config.phases):
             raise ConfigError(
                 f"expected batches that {self.processes.world_size} processes share evenly, got "
                 f"{', '.join(str(phase.batch) for phase in config.phases)}; change them or --nproc-per-node"
             )
-        self.samplers = {phase.patch: pool.sampler(phase.patch) for phase in config.phases}
+        where = pool_device(pool.size_bytes, self.device, self.say)
+        self.samplers = {phase.patch: pool.sampler(phase.patch, where) for phase in config.phases}
         torch.manual_seed(config.seed)
         network = create_network(config.model, config.scale, **config.network)
         if init is not None:
@@ -98,163 +121,219 @@ class Trainer:
         # channels_last convolutions measured up to 1.4 times as fast on CPUs; torch 2.13's stubs lack the argument.
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.optimizers = _optimizers(self.network, config)
-        self.step, self.loss, self.psnr_y_db, self.seconds = 0, math.nan, math.nan, 0.0
+        first = config.phases[0]
+        choose_depthwise_form(self.network, config, first.batch, first.patch, self.say)
+        self.engine = Engine(self.network, self.processes.wrap(self.network), self.ema, config, self.say)
+        self.step, self.loss, self.psnr_y_db, self.seconds, self.rate = 0, math.nan, math.nan, 0.0, 1.0
+        self.steps_per_second, self._validated_at = math.nan, -1
         self._claim_folder()
-        self._resume()
-        wrapped = self.processes.wrap(self.network)
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(wrapped) if config.compile else wrapped
+        self._resume(self.out / SNAPSHOT) or (branch_from is not None and self._resume(branch_from / SNAPSHOT))
+        self._drop_log_after(self.step)
+        self._good = self._state()
         self.held_out = HeldOut(pool)
 
-    def run(self, progress: Callable[[Progress], None] | None = None, stop_at: int | None = None) -> TrainResult:
-        """Train to the end (or to ``stop_at`` steps); an interrupt saves a snapshot and is raised again."""
-        end = min(self.config.steps, stop_at if stop_at is not None else self.config.steps)
-        began = time.monotonic() - self.seconds
-        saved = time.monotonic()
+    @property
+    def position(self) -> Position:
+        """Where the run stands."""
+        return Position(config=self.config, step=self.step, seconds=self.seconds)
+
+    def run(
+        self,
+        progress: Callable[[Progress], None] | None = None,
+        stop_at: int | None = None,
+        stop_after: float | None = None,
+    ) -> TrainResult:
+        """Train to the end, to ``stop_at`` steps or for ``stop_after`` seconds from now.
+
+        However it ends, a snapshot and the averaged weights are written; an interrupt is raised again after that.
+        """
+        stop_at = min(_MOST_STEPS, stop_at if stop_at is not None else _MOST_STEPS)
+        self.prepare()
+        until = math.inf if stop_after is None else self.seconds + stop_after
+        saved = self.seconds
+        whole = False
         try:
-            with Prefetch(self._crops, self.step, end, threads=_prefetch_threads(self.device)) as upcoming:
-                for crops in upcoming:
-                    self._train_step(crops)
-                    self.seconds = time.monotonic() - began
-                    if self._validates():
-                        self._validate()
-                    if time.monotonic() - saved >= self.config.snapshot_seconds:
-                        self._save_snapshot()
-                        saved = time.monotonic()
-                    if progress is not None:
-                        progress(self._progress())
+            while not self.position.is_end and self.step < stop_at and self.seconds < until:
+                self._train(stop_at)
+                if self.position.validations > self._validations_done:
+                    self._validate()
+                if self.seconds - saved >= self.config.snapshot_seconds:
+                    self._save_snapshot()
+                    saved = self.seconds
+                if progress is not None:
+                    progress(self._progress())
+            whole = True
         finally:
             self._save_snapshot()
-        if self.step == self.config.steps:
+            if self._validated_at != self.step:
+                self._validate()
             self._save_network()
+            if not whole:
+                self.say(f"cut at step {self.step}: {self.psnr_y_db:.3f} dB on held-out photos, {self.out / NETWORK}")
         self.processes.wait()
         return TrainResult(
-            steps=self.step, psnr_y_db=self.psnr_y_db, seconds=self.seconds, checkpoint=self.out / NETWORK
+            steps=self.step,
+            psnr_y_db=self.psnr_y_db,
+            bicubic_psnr_y_db=self.held_out.bicubic_psnr_y_db(),
+            seconds=self.seconds,
+            checkpoint=self.out / NETWORK,
+            finished=self.position.is_end,
         )
 
-    def _crops(self, step: int) -> Crops:
-        phase, processes = self.config.phase_at(step), self.processes
-        crops = self.samplers[phase.patch].crops(
-            phase.batch, seed=self.config.seed, step=step, rank=processes.rank, world_size=processes.world_size
+    def prepare(self, minutes: Callable[[], float] | None = None) -> None:
+        """Compile and record every kind of step of the run, before its clock starts; a batch may come out smaller.
+
+        Args:
+            minutes: asked afterwards for the length of a run by the clock, for who has to end at a certain time.
+        """
+        phases = []
+        for phase in self.config.phases:
+            batch = phase.batch // self.processes.world_size
+            for frozen in (False, True):
+                batch = self.engine.prepare(self.samplers[phase.patch], batch, frozen)
+            phases.append(Phase(steps=phase.steps, patch=phase.patch, batch=batch * self.processes.world_size))
+        length = self.config.minutes if minutes is None else minutes()
+        self.config = replace(self.config, phases=tuple(phases), minutes=length)
+
+    def _train(self, stop_at: int) -> None:
+        """As many steps as are taken at once."""
+        began, now = time.monotonic(), self.position
+        phase, steps = now.phase, self._steps_at_once(now, stop_at)
+        processes, sampler = self.processes, self.samplers[phase.patch]
+        mine = slice(*(phase.batch * r // processes.world_size for r in (processes.rank, processes.rank + 1)))
+        ahead = range(self.step, self.step + steps)
+        loss = self.engine.run(
+            sampler,
+            [sampler.places(phase.batch, seed=self.config.seed, step=step)[mine] for step in ahead],
+            rate=self.config.lr * self.rate * now.rate_factor,
+            # Early on the average is short, so that it forgets the first steps.
+            renewals=[1 - min(self.config.ema_decay, (1 + step) / (10 + step)) for step in ahead],
+            frozen=now.statistics_are_frozen,
         )
-        return crops.pinned() if self.device.type == "cuda" else crops
+        took = time.monotonic() - began
+        self.seconds, loss = processes.agreed(self.seconds + took, loss)
+        if not math.isfinite(loss):
+            self._go_back(loss)
+            return
+        self._validations_done = now.validations
+        self.step += steps
+        self.loss = loss if math.isnan(self.loss) else self.loss + (loss - self.loss) * (1 - 0.95**steps)
+        speed = steps / took
+        self.steps_per_second = speed if math.isnan(self.steps_per_second) else self.steps_per_second * 0.9 + speed / 10
 
-    def _train_step(self, crops: Crops) -> None:
-        config, step = self.config, self.step
-        if step >= config.freeze_statistics_at * config.steps:
-            self.network.freeze_statistics()  # every network of MODELS has it
-        factor = learning_rate_factor(config, step)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * factor
-            optimizer.zero_grad(set_to_none=True)
-        batch = crops.on(self.device)
-        with self._autocast():
-            sr = self.forward(batch.lr)
-        loss = pixel_loss(sr.float(), batch.hr, config.loss, luma_weight=config.luma_weight)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if config.clip_grad_norm:
-            nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_grad_norm)
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self._average(step)
-        self.step += 1
-        if step % 20 == 0 or self._validates():  # not always: reading the value waits for a GPU
-            value = loss.item()
-            if not math.isfinite(value):
-                raise ConfigError(f"expected a finite loss, got {value} at step {step}; lower lr or clip_grad_norm")
-            self.loss = value if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * value
+    def _steps_at_once(self, now: Position, stop_at: int) -> int:
+        """So many that nothing is passed over: a change of phase or statistics, a validation, the end."""
+        most = 1 if self.device.type == "cpu" else _GPU_STEPS
+        limits = [most, stop_at - self.step]
+        if not self.config.minutes:
+            limits += [step - self.step for step in self._turns() if step > self.step]
+            limits.append(self.config.validate_every - self.step % self.config.validate_every)
+        return max(1, min(limits))
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        if uses_bf16(self.config.precision, self.device):
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
+    def _turns(self) -> list[int]:
+        """Steps at which a run by steps changes."""
+        ends = [sum(phase.steps for phase in self.config.phases[: i + 1]) for i in range(len(self.config.phases))]
+        last = self.position.last_step
+        return [*ends, math.ceil(self.config.freeze_statistics_at * self.config.steps), *([last] if last else [])]
 
-    @torch.no_grad()
-    def _average(self, step: int) -> None:
-        """Averaged weights; early on the average is short, so that it forgets the first steps."""
-        decay = min(self.config.ema_decay, (1 + step) / (10 + step))
-        averaged, current = self.ema.state_dict(), self.network.state_dict()
-        torch._foreach_lerp_(list(averaged.values()), list(current.values()), 1 - decay)
-
-    def _validates(self) -> bool:
-        return self.step % self.config.validate_every == 0 or self.step == self.config.steps
+    def _go_back(self, loss: float) -> None:
+        """After a loss that is not finite: the last good state, and half the rate."""
+        self.rate /= 2
+        if self.rate < _LEAST_RATE:
+            raise ConfigError(f"expected a finite loss, got {loss} after step {self.step}; lower lr or clip_grad_norm")
+        self.say(f"the loss became {loss} after step {self.step}; on from step {self._good['step']} at half the rate")
+        copy_into(self.engine.state(), self._good["tensors"])
+        self.step = self._good["step"]
+        self._drop_log_after(self.step)
 
     def _validate(self) -> None:
+        self._validated_at = self.step
         if not self.processes.is_first:
             return
+        began = time.monotonic()
         self.psnr_y_db = self.held_out.psnr_y_db(self.ema, self.device)
+        self.seconds += time.monotonic() - began
+        now = self.position
         line = {
             "step": self.step,
-            "loss": round(self.loss, 6),
+            "loss": None if math.isnan(self.loss) else round(self.loss, 6),
             "held_out_psnr_y_db": round(self.psnr_y_db, 4),
-            "lr": self.config.lr * learning_rate_factor(self.config, self.step - 1),
+            "lr": self.config.lr * self.rate * now.rate_factor,
             "seconds": round(self.seconds, 1),
+            "steps_per_second": None if math.isnan(self.steps_per_second) else round(self.steps_per_second, 2),
         }
         with (self.out / LOG).open("a") as log:
             log.write(json.dumps(line) + "\n")
 
     def _progress(self) -> Progress:
-        return Progress(step=self.step, steps=self.config.steps, loss=self.loss, psnr_y_db=self.psnr_y_db)
+        now = self.position
+        endless = now.last_step is None and not self.config.minutes
+        return Progress(
+            step=self.step,
+            done=None if endless else now.done,
+            loss=self.loss,
+            psnr_y_db=self.psnr_y_db,
+            steps_per_second=self.steps_per_second,
+            seconds=self.seconds,
+        )
 
     def _claim_folder(self) -> None:
         path, mine = self.out / CONFIG, json.loads(json.dumps(self.config.to_json()))
         if path.is_file():
-            if json.loads(path.read_text()) != mine:
+            if read_json_object(path) != mine:
                 raise ConfigError(
                     f"expected the configuration of {path}, got another; choose another --out or delete it"
                 )
         elif self.processes.is_first:
-            self.out.mkdir(parents=True, exist_ok=True)
+            check_writable(self.out, folder=True)
             with atomic_path(path) as temporary:
                 temporary.write_text(json.dumps(mine, indent=2) + "\n")
 
-    def _save_snapshot(self) -> None:
-        if not self.processes.is_first:
-            return
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
-            return  # a run that diverged leaves its last good snapshot; the loss check ends it within steps
-        state = {
+    def _state(self) -> dict[str, Any]:
+        return {
             "step": self.step,
             "seconds": self.seconds,
             "loss": self.loss,
-            "psnr_y_db": self.psnr_y_db,
-            "network": self.network.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "rate": self.rate,
+            "tensors": copied(self.engine.state()),
         }
-        with atomic_path(self.out / SNAPSHOT) as temporary:
-            torch.save(state, temporary)
 
-    def _resume(self) -> None:
-        path = self.out / SNAPSHOT
-        if not path.is_file():
-            return
+    def _save_snapshot(self) -> None:
+        state = self._state()
+        if not all(bool(torch.isfinite(value).all()) for value in state["tensors"]["network"].values()):
+            return  # a run that diverged leaves its last good snapshot
+        self._good = state
+        if self.processes.is_first:
+            save_snapshot(self.out / SNAPSHOT, state)
+
+    def _resume(self, path: Path) -> bool:
+        state = load_snapshot(path, self.device, steps=self.position.last_step or _MOST_STEPS, warn=self.say)
+        if state is None:
+            return False
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            self.network.load_state_dict(state["network"])
-            self.ema.load_state_dict(state["ema"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            self.step, self.seconds = int(state["step"]), float(state["seconds"])
-            self.loss, self.psnr_y_db = float(state["loss"]), float(state["psnr_y_db"])
-        except Exception as error:  # torch.load raises whatever its unpickler meets
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"expected a snapshot of this run, got {path} ({reason}); delete it") from error
-        self._drop_log_after(self.step)
+            copy_into(self.engine.state(), state["tensors"])
+            self.step, self.seconds, self.rate = state["step"], float(state["seconds"]), float(state["rate"])
+            self.loss = float(state["loss"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"expected a snapshot of this run, got {path} ({error}); delete it") from error
+        return True
 
     def _drop_log_after(self, step: int) -> None:
         """A cut run may have logged steps that its last snapshot does not hold; they will be logged again."""
-        path = self.out / LOG
-        if path.is_file() and self.processes.is_first:
-            lines = [line for line in path.read_text().splitlines() if line and json.loads(line)["step"] <= step]
-            with atomic_path(path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines))
+        self._validations_done = self.position.validations
+        if not self.processes.is_first:
+            return
+        entries, damaged = repaired_log(self.out / LOG, step)
+        self.psnr_y_db = float(entries[-1].get("held_out_psnr_y_db", math.nan)) if entries else math.nan
+        self._validated_at = -1 if math.isnan(self.psnr_y_db) else entries[-1]["step"]
+        if damaged:
+            self.say(f"{damaged} damaged lines of {self.out / LOG} are left out")
 
     def _save_network(self) -> None:
         if self.processes.is_first:
             facts = {
                 "steps": self.step,
+                "finished": self.position.is_end,
                 "held_out_psnr_y_db": self.psnr_y_db,
                 "train_seconds": round(self.seconds, 1),
                 "device": self.processes.describe(),
@@ -267,31 +346,6 @@ class Trainer:
             save_checkpoint(self.out / NETWORK, self.ema, {**facts, **self.metadata})
 
 
-def learning_rate_factor(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine from 1 down to ``final_lr_ratio`` at the run's end."""
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
-    return warm * (config.final_lr_ratio + (1 - config.final_lr_ratio) * cosine)
-
-
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether convolutions run in bf16; see :class:`TrainConfig` for what "auto" means."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(device.type == "cpu" and amx is not None and amx())
-
-
-def _optimizers(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    if config.optimizer == "adam":
-        return [torch.optim.Adam(network.parameters(), config.lr, betas=(0.9, 0.99))]
-    tail = network.get_submodule("up")
-    hidden, rest = split_parameters(network, tail.parameters())
-    return [torch.optim.Adam(rest, config.lr, betas=(0.9, 0.99)), Muon(hidden, config.lr)]
-
-
 def _start_from(network: nn.Module, init: Path, model: str) -> None:
     """Take over every tensor that fits: a network of another scale gives all but its up-convolution."""
     source = load_checkpoint(init, expect_model=model).network.state_dict()
@@ -300,8 +354,3 @@ def _start_from(network: nn.Module, init: Path, model: str) -> None:
     if not fitting:
         raise CheckpointError(f"expected weights that fit this {model}, got {init}, of which none does")
     network.load_state_dict({**own, **fitting})
-
-
-def _prefetch_threads(device: torch.device) -> int:
-    """Threads that cut crops: beside a GPU as many as there are cores for it, on a CPU one, whose steps are long."""
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 1

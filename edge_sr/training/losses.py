@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as functional
+import torch
 from torch import Tensor
 
 from edge_sr.errors import ConfigError
@@ -28,9 +28,12 @@ def pixel_loss(sr: Tensor, hr: Tensor, kind: str = "l1", *, luma_weight: float =
     """
     if kind not in LOSSES:
         raise ConfigError(f"loss must be one of {', '.join(LOSSES)}, got {kind!r}")
-    criterion = functional.l1_loss if kind == "l1" else functional.mse_loss
+    error = sr - hr
+    size = torch.abs if kind == "l1" else torch.square
+    colours = size(error).mean()
     if luma_weight == 0:
-        return criterion(sr, hr)
-    weights = sr.new_tensor(_LUMA).view(1, 3, 1, 1)
-    luma = criterion((sr * weights).sum(1), (hr * weights).sum(1))
-    return luma_weight * luma + (1 - luma_weight) * criterion(sr, hr)
+        return colours
+    # Scalars, not a tensor of weights: its copy to a GPU could not be recorded in a CUDA graph.
+    luma = sum(share * error[:, channel] for channel, share in enumerate(_LUMA))
+    assert isinstance(luma, Tensor)
+    return luma_weight * size(luma).mean() + (1 - luma_weight) * colours

@@ -25,12 +25,15 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         parameters: tensors of two or more dimensions; the first is the output.
-        lr: learning rate on Adam's scale.
+        lr: learning rate on Adam's scale; a tensor can be changed between the replays of a CUDA graph.
         momentum: decay of the running gradient.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float | Tensor, momentum: float = 0.95) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum})
+        for group in self.param_groups:  # now and not at the first step, which may be recorded as a CUDA graph
+            for parameter in group["params"]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -56,26 +59,21 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Update kernels whose matrices have one shape as one batch: a GPU spends its time starting small products."""
-        momentum = group["momentum"]
-        directions = []
-        for parameter in parameters:
-            assert parameter.grad is not None
-            state = self.state[parameter]
-            if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(parameter)
-            running = state["momentum"].lerp_(parameter.grad, 1 - momentum)
-            directions.append(parameter.grad.lerp(running, momentum).flatten(1))
-        updates = orthogonalised(torch.stack(directions))
-        size = group["lr"] * _ADAM_RMS * math.sqrt(max(updates.shape[1:]))
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        running = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(running, gradients, 1 - group["momentum"])
+        directions = torch._foreach_lerp(gradients, running, group["momentum"])
+        updates = orthogonalised(torch.stack([direction.flatten(1) for direction in directions]))
+        updates = updates * (-group["lr"] * _ADAM_RMS * math.sqrt(max(updates.shape[1:])))
         for parameter, update in zip(parameters, updates, strict=True):
-            parameter.add_(update.reshape(parameter.shape), alpha=-size)
+            parameter.add_(update.reshape(parameter.shape))
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
     """The nearest (semi-)orthogonal matrix, roughly: same singular vectors, singular values in about [0.7, 1.2].
 
     Args:
-        matrices: (..., rows, columns), float.
+        matrices: (count, rows, columns), float.
     Returns:
         the same shape and dtype.
     """
@@ -85,7 +83,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-12)
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
