@@ -12,18 +12,28 @@ class Clock:
     """How much of a training's time is over; the same on all processes that train together.
 
     Args:
-        seconds: of the whole training.
+        seconds: of the whole training, from now on.
         device: where the processes exchange it.
-        spent: of them, before the snapshot that is taken up.
     """
 
-    def __init__(self, seconds: float, device: torch.device, spent: float = 0.0) -> None:
+    def __init__(self, seconds: float, device: torch.device) -> None:
         self.seconds, self._device = seconds, device
-        self._began = time.monotonic() - spent
+        self._began = time.monotonic()
+
+    def start_steps(self, reserved: float = 0.0, spent: float = 0.0) -> None:
+        """Let the steps have what is left: measuring the start, which may take long, is no part of the schedule.
+
+        Args:
+            reserved: seconds for the last validation.
+            spent: seconds of steps before the snapshot that is taken up.
+        """
+        now = time.monotonic()
+        self.seconds -= now - self._began + reserved
+        self._began = now - spent
 
     @property
     def spent(self) -> float:
-        """Seconds until now."""
+        """Seconds of steps until now."""
         return time.monotonic() - self._began
 
     def done(self) -> float:

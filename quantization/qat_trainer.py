@@ -88,8 +88,8 @@ class Trainer:
         teacher = measure(self.teacher, self.held_out)
         began = time.monotonic()
         score = measure(self.network, self.held_out)
-        if self.clock is not None:  # the last validation needs its time, too
-            self.clock.seconds -= time.monotonic() - began
+        if self.clock is not None:
+            self.clock.start_steps(reserved=time.monotonic() - began)
         self.scores = {"float": teacher, "start": score, "best": score, "best_step": 0}
         self.best = _clone_state(self.network)
 
@@ -164,7 +164,7 @@ class Trainer:
             for kept, saved in zip(self.average, state["average"], strict=True):
                 kept.copy_(saved)
             if self.clock is not None:
-                self.clock = Clock(self.clock.seconds, self.device, float(state["spent_seconds"]))
+                self.clock.start_steps(spent=float(state["spent_seconds"]))
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(

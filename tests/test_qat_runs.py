@@ -238,6 +238,33 @@ def test_training_by_the_clock_ends_in_time_with_its_rate_and_validations_spread
     assert records[-1].steps == 41
 
 
+def test_measuring_the_start_takes_of_the_time_and_not_of_the_schedule(
+    deployed: nn.Module, held_out: HeldOut, fresh: Fresh, tick: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import quantization.qat_trainer as inside
+
+    def slow(*arguments: Any) -> float:
+        next(clock)  # a tenth of a second
+        return measured(*arguments)
+
+    clock, measured = tick(0), inside.measure
+    monkeypatch.setattr(inside, "measure", slow)
+    rates: list[float] = []
+    result = train_qat(
+        fresh(),
+        deployed,
+        tick,
+        BY_CLOCK,
+        held_out=held_out,
+        seconds=1.0,
+        progress=lambda record: rates.append(record.learning_rate),
+    )
+    # Teacher, start and the last validation take 0.3 s of it; of the other 0.7 s validations take as long as steps.
+    assert result.steps in (4, 5)
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates[-1] < 3e-4
+
+
 def test_a_run_by_the_clock_goes_on_with_the_time_it_had_left(
     deployed: nn.Module, held_out: HeldOut, fresh: Fresh, tick: Any, tmp_path: Path
 ) -> None:
