@@ -23,10 +23,10 @@ from edge_sr.errors import ConfigError
 from edge_sr.training.loop import LOG, NETWORK
 
 ROOT = Path(__file__).resolve().parent.parent
-LICENSE = "CC BY-NC-SA 4.0"
+LICENSE = "CC BY-SA 4.0"
 ATTRIBUTION = (
-    "Trained on photos of which some are licensed for non-commercial use or research only (Tecnick TESTIMAGES, "
-    "BSDS500); edge_sr/weights/README.md lists every source."
+    "Trained on photos that may be used commercially, of which some are under share-alike licences (CID22, Wikimedia "
+    "Commons and others); edge_sr/weights/README.md lists every source."
 )
 
 

@@ -7,8 +7,9 @@ A document marks each table with a pair of comments::
     <!-- end: accuracy -->
 
 ``docs/templates/accuracy.md.j2`` says how it looks; it sees each result file by its stem (``yardstick_x4`` is
-``results/yardstick_x4.json``, or None where that was not measured yet), and ``targets`` and ``schemes``. ``--check``
-writes nothing and leaves with 1 where a document is out of date.
+``results/yardstick_x4.json``, or None where that was not measured yet), and ``targets`` and ``schemes``. A filter,
+``earlier``, says of a measurement that it is of weights which are no longer the bundled ones. ``--check`` writes
+nothing and leaves with 1 where a document is out of date.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ RESULT_NAMES = (
     "statistics_x4",
     "training_idsa_net_mobile_x4",
     "training_idsa_net_x4",
+    "training_speed",
     "verification_idsa_net_mobile_x4",
     "verification_idsa_net_x4",
     "yardstick_x4",
@@ -93,6 +95,7 @@ def render(text: str, facts: Mapping[str, Any], *, templates: Path = TEMPLATES) 
         autoescape=False,  # Markdown, not HTML
     )
     environment.filters["db"] = lambda value: "–" if value is None else f"{float(value):.2f}"
+    environment.filters["earlier"] = lambda sha256: earlier(sha256, facts)
     environment.filters["drop"] = lambda value: "–" if value is None else f"{float(value):+.3f}"
     environment.filters["kib"] = lambda size_bytes: "–" if size_bytes is None else f"{size_bytes / 1024:.0f} KiB"
 
@@ -111,6 +114,14 @@ def render(text: str, facts: Mapping[str, Any], *, templates: Path = TEMPLATES) 
             "expected each '<!-- table: name -->' to be followed by its '<!-- end: name -->', got a stray one"
         )
     return rendered
+
+
+def earlier(sha256: str, facts: Mapping[str, Any]) -> str:
+    """What a table says of float weights that others have replaced since it was measured; "" for the bundled ones."""
+    trainings = [facts[name] for name in RESULT_NAMES if name.startswith("training_") and facts.get(name)]
+    if sha256 in {training["float"]["sha256"] for training in trainings}:
+        return ""
+    return f"**measured on earlier weights** (`{sha256[:8]}`)"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import typer
 
 from apps.cli import app, main
 from apps.commands.training import qat
-from edge_sr.checkpoints import save_checkpoint
+from edge_sr.checkpoints import load_checkpoint, save_checkpoint
 from edge_sr.images import read_image, write_image
 from edge_sr.networks import create_network
 from quantization.qat_config import QATConfig
@@ -210,7 +211,9 @@ def test_train_stops_goes_on_and_qat_follows(tmp_path: Path, photos: Path, capsy
     config.write_text(CONFIG)
     words = ["train", "--config", config, "--data", photos, "--out", run, "--cache", tmp_path / "pools"]
     assert _run(*words, "--stop-at", "1") == 0
-    assert "not complete yet" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"1 steps .* dB on held-out photos \(bicubic .*network.safetensors, unfinished", printed)
+    assert load_checkpoint(run / "network.safetensors").metadata["finished"] is False
     assert _run(*words) == 0
     assert "2 steps" in capsys.readouterr().out
     network, quantized = run / "network.safetensors", tmp_path / "w8a8.safetensors"
@@ -224,6 +227,40 @@ def test_train_stops_goes_on_and_qat_follows(tmp_path: Path, photos: Path, capsy
     assert loaded.metadata["steps"] == 2
     assert _run(*words) == 2
     assert "--overwrite" in _error(capsys)
+
+
+def test_train_goes_by_steps_by_the_clock_without_an_end_and_cools_down(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, report = tmp_path / "endless.toml", tmp_path / "report.json"
+    config.write_text('schedule = "constant"\n' + CONFIG)
+    common = ["--data", photos, "--cache", tmp_path / "pools", "--json", report]
+
+    def trained(*words: object) -> dict[str, object]:
+        assert _run("train", *words, *common) == 0
+        facts: dict[str, object] = json.loads(report.read_text())
+        return facts
+
+    endless = tmp_path / "endless"
+    assert trained("--config", config, "--out", endless, "--minutes", "0.01")["finished"] is False
+    steps = trained("--config", config, "--out", endless, "--stop-at", "30")["steps"]
+    cooled = trained("--out", endless, "--cooldown", "3")
+    assert (cooled["finished"], cooled["steps"]) == (True, steps + 3)  # type: ignore[operator]
+    assert cooled["checkpoint"] == str(endless / f"cooldown_{steps}_3" / "network.safetensors")
+    assert trained("--config", config, "--out", endless, "--stop-at", str(steps))["steps"] == steps
+    short = tmp_path / "short.toml"
+    short.write_text(CONFIG)
+    by_steps = trained("--config", short, "--out", tmp_path / "steps", "--steps", "5")
+    assert (by_steps["finished"], by_steps["steps"]) == (True, 5)
+    trial = trained("--preset", "trial", "--scale", "2", "--out", tmp_path / "trial", "--minutes", "0.02")
+    assert trial["finished"] is True
+    for words, message in (
+        (("--steps", "5", "--minutes", "1"), "expected one of steps, minutes and cooldown"),
+        (("--preset", "trial", "--config", short), "expected a trial or a configuration"),
+        (("--cooldown", "3"), "expected a JSON object"),
+    ):
+        assert _run("train", "--out", tmp_path / "none", *words, *common[:4]) == 2
+        assert message in _error(capsys)
 
 
 def test_qat_command_defaults_to_the_measured_recipe() -> None:

@@ -115,6 +115,10 @@ def qat(
     scheme: Annotated[str, typer.Option("--scheme", help="w8a8 or w8a8_mixed.")] = "w8a8",
     data: Photos = None,
     steps: Annotated[int, typer.Option("--steps", help="Training steps.", min=1)] = 600,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", help="By the clock, packing and ranges included; --steps bounds it.", min=0.01),
+    ] = None,
     lr: Annotated[float, typer.Option("--lr", help="Learning rate of the weights.")] = 3e-4,
     scale_lr: Annotated[
         float, typer.Option("--scale-lr", help="Learning rate of the activations' scales; 0 keeps the ranges.")
@@ -158,6 +162,7 @@ def qat(
             checkpoint=checkpoint,
             scheme=scheme,
             config=settings,
+            minutes=minutes,
             data=data,
             batch=batch,
             patch=patch,

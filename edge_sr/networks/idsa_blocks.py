@@ -66,7 +66,8 @@ class ASDB(_Block):
         super().__init__()
         self.window = config.window
         self.rest = config.channels - config.distilled  # channels a stage hands on
-        self.middle = config.channels - config.distilled // 2  # first channel of the second half of what it keeps
+        kept_half = config.distilled // 2
+        self.shares = [self.rest, kept_half, kept_half]  # of a stage's channels: handed on, and two halves kept
         self.stages = nn.ModuleList(
             nn.Conv2d(inputs, config.channels, 3, padding=1) for inputs in (config.channels, self.rest, self.rest)
         )
@@ -107,13 +108,13 @@ class ASDB(_Block):
         """(B, channels, H, W) -> first and second halves of the four streams, (B, 2 * distilled, H, W) each."""
         near, far = [], []
         for stage in self.stages:
-            x = functional.relu(stage(x))
-            near.append(x[:, self.rest : self.middle])
-            far.append(x[:, self.middle :])
-            x = x[:, : self.rest]
-        x = functional.relu(self.last(x))
-        near.append(x[:, : self.middle - self.rest])
-        far.append(x[:, self.middle - self.rest :])
+            # Split and not sliced: slices' gradients are each filled up with zeros, then added.
+            x, first, second = torch.split(functional.relu(stage(x)), self.shares, 1)
+            near.append(first)
+            far.append(second)
+        first, second = functional.relu(self.last(x)).chunk(2, 1)
+        near.append(first)
+        far.append(second)
         return torch.cat(near, 1), torch.cat(far, 1)
 
     def deployed(self) -> DeployedASDB:

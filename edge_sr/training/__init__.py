@@ -82,7 +82,9 @@ def train(
     hold_out = config.hold_out if data is not None else min(config.hold_out, 1)
     first = os.environ.get("RANK", "0") == "0"
     with RunLock(out) if first else nullcontext():
-        pool = open_pool(data, scale=config.scale, cache=cache or out / "pools", hold_out=hold_out, progress=packing)
+        pool = open_pool(
+            data, scale=config.scale, cache=cache or out / "pools", hold_out=hold_out, progress=packing, warn=say
+        )
         facts = {"command": " ".join(["edge-sr", *sys.argv[1:]]), "data": data.name if data else "scikit-image samples"}
         trainer = Trainer(config, pool, out, init=init, branch_from=branch_from, metadata=facts, say=say)
         return trainer.run(progress, stop_at, stop_after)

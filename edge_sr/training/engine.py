@@ -230,13 +230,13 @@ def choose_depthwise_form(network: nn.Module, config: TrainConfig, batch: int, p
     torch.backends.cudnn.benchmark = True
     x = torch.randn(batch, module.screen.in_channels, patch, patch, device=device)
     x = x.to(memory_format=torch.channels_last).requires_grad_()
-    for form in DEPTHWISE_FORMS:
+    for form in DEPTHWISE_FORMS[1:]:  # a kernel for each tap would be nothing but launches
         module.form = form
         try:
             times[form] = _seconds(lambda: _forward_backward(module, x, uses_bf16(config.precision, device)))
         except RuntimeError as error:
             say(f"large kernels as {form}: not here ({_line(error)})")
-    best = min(times, key=lambda form: times[form]) if times else DEPTHWISE_FORMS[0]
+    best = min(times, key=lambda form: times[form]) if times else "depthwise"
     for each in modules:
         each.form = best
     listed = ", ".join(f"{form} {1e3 * seconds:.2f} ms" for form, seconds in times.items())
