@@ -15,11 +15,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # nothing is installed on a borrowed machine
 
 from apps.scripting import run_script
 from apps.training import train_quantized
 from edge_sr.training import Progress, Trainer, default_config_path, load_config, open_pool
+from edge_sr.training.engine import copied, copy_into
 from edge_sr.training.loop import NETWORK
 from edge_sr.training.run_folder import RunLock
 from quantization.qat import QATConfig
@@ -69,6 +72,8 @@ def train_float(options: argparse.Namespace, clock: Clock) -> None:
     facts = {"command": "python3 scripts/train_on_gpu.py " + " ".join(sys.argv[1:]), "data": options.data.name}
     trainer = Trainer(config, pool, options.out, init=options.init, metadata=facts, say=clock.say)
     trainer.prepare(lambda: clock.minutes_left(options.qat_minutes))
+    if options.profile:
+        print(profile(trainer), flush=True)
     clock.say(f"training for {60 * trainer.config.minutes:.0f} s on {trainer.processes.describe()}")
 
     def show(now: Progress) -> None:
@@ -79,6 +84,19 @@ def train_float(options: argparse.Namespace, clock: Clock) -> None:
 
     result = trainer.run(show)
     clock.say(f"{result.steps} steps in {result.seconds:.0f} s: {result.psnr_y_db:.3f} dB on held-out photos")
+
+
+def profile(trainer: Trainer, steps: int = 20) -> str:
+    """What the time of a step is spent on, as a table; the weights stay as they are."""
+    position = trainer.position
+    phase, sampler = position.phase, trainer.samplers[position.phase.patch]
+    places = [sampler.places(phase.batch, seed=0, step=step) for step in range(steps)]
+    state = copied(trainer.engine.state())
+    with torch.profiler.profile() as measured:
+        trainer.engine.run(sampler, places, rate=0.0, renewals=[0.0] * steps, frozen=position.statistics_are_frozen)
+    copy_into(trainer.engine.state(), state)
+    order = "self_cuda_time_total" if trainer.device.type == "cuda" else "self_cpu_time_total"
+    return str(measured.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60))
 
 
 def quantize(options: argparse.Namespace, clock: Clock) -> None:
@@ -114,6 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--init", type=Path, help="checkpoint to start from")
     parser.add_argument("--hold-out", type=int, default=20, help="photos kept for validation")
     parser.add_argument("--qat-batch", type=int, default=8, help="crops per step of quantization-aware training")
+    parser.add_argument("--profile", action="store_true", help="first show what a step's time is spent on")
     parser.add_argument("--cache", type=Path, default=Path(".cache/pools"), help="folder for packed photos")
     options = parser.parse_args(arguments)
     clock = Clock(options.minutes)

@@ -38,7 +38,7 @@ def test_photos_go_in_and_float_and_quantized_weights_come_out_in_the_time_given
         write_image(tmp_path / "photos" / f"{seed}.png", np.kron(pixels, np.ones((16, 16, 1), np.uint8)))
     (tmp_path / "run.toml").write_text(CONFIG)
     arguments = ["--data", "photos", "--out", "out", "--config", "run.toml", "--hold-out", "1", "--cache", "cache"]
-    command = [sys.executable, str(SCRIPT), *arguments, "--minutes", "0.6", "--qat-minutes", "0.25"]
+    command = [sys.executable, str(SCRIPT), *arguments, "--minutes", "0.6", "--qat-minutes", "0.25", "--profile"]
     # From another folder and with nothing of this environment's paths, as on a machine where nothing is installed.
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -50,3 +50,4 @@ def test_photos_go_in_and_float_and_quantized_weights_come_out_in_the_time_given
     assert (out / "snapshot.pt").stat().st_size < 12e6
     assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["step"] == metadata["steps"]
     assert "w8a8: float" in done.stdout
+    assert "aten::convolution_backward" in done.stdout

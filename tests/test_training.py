@@ -418,7 +418,7 @@ def test_wrong_settings_are_named(change: dict[str, object], message: str) -> No
 @pytest.mark.parametrize("path", sorted(CONFIGS_DIR.glob("*.toml")), ids=lambda path: path.stem)
 def test_bundled_configurations_load(path: Path) -> None:
     loaded = load_config(path)
-    variants = "_(long|cpu|short(_no_[a-z]+|_image_statistics)?)$"
+    variants = "_(long|gpu|short(_no_[a-z]+|_image_statistics)?)$"
     assert re.sub(variants, "", path.stem) == f"{loaded.model}_x{loaded.scale}"
     assert loaded.phase_at(loaded.steps - 1) == loaded.phases[-1]
     assert loaded.phase_at(0) == loaded.phases[0]

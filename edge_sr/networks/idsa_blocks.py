@@ -102,17 +102,17 @@ class ASDB(_Block):
 
     def feed_forward(self, y: Tensor) -> Tensor:
         """See :meth:`_Block.feed_forward`."""
-        return pointwise(self.output, functional.relu(pointwise(self.hidden, y)))
+        return pointwise(self.output, functional.relu(pointwise(self.hidden, y), inplace=True))
 
     def streams(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, channels, H, W) -> first and second halves of the four streams, (B, 2 * distilled, H, W) each."""
         near, far = [], []
         for stage in self.stages:
             # Split and not sliced: slices' gradients are each filled up with zeros, then added.
-            x, first, second = torch.split(functional.relu(stage(x)), self.shares, 1)
+            x, first, second = torch.split(functional.relu(stage(x), inplace=True), self.shares, 1)
             near.append(first)
             far.append(second)
-        first, second = functional.relu(self.last(x)).chunk(2, 1)
+        first, second = functional.relu(self.last(x), inplace=True).chunk(2, 1)
         near.append(first)
         far.append(second)
         return torch.cat(near, 1), torch.cat(far, 1)

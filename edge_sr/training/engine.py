@@ -210,7 +210,7 @@ def make_optimizers(network: nn.Module, config: TrainConfig, rate: Tensor) -> li
     rest = list(network.parameters())
     if config.optimizer == "muon":
         hidden, rest = split_parameters(network, network.get_submodule("up").parameters())
-    adam = torch.optim.Adam(rest, rate, betas=(0.9, 0.99), capturable=on_gpu, fused=on_gpu, foreach=False)
+    adam = torch.optim.Adam(rest, rate, betas=(0.9, 0.99), capturable=on_gpu, fused=True)
     for parameter in rest:
         parameter.grad = torch.zeros_like(parameter)
     adam.step()  # of zeros: makes the states, moves nothing
