@@ -13,6 +13,9 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     """Call a script's ``main`` and leave with the status it returns, or with that of its error."""
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except EdgeSRError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

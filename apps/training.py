@@ -15,7 +15,7 @@ from apps.qat_parts import QATCrops, claimed, described, quantized_with_ranges
 from apps.results import plain
 from edge_sr.checkpoints import load_checkpoint
 from edge_sr.errors import CheckpointError, ConfigError
-from edge_sr.training import HeldOut, cooldown_of, default_config_path, load_config, open_pool, train, trial_config
+from edge_sr.training import HeldOut, branch_cooldown, default_config_path, load_config, open_pool, train, trial_config
 from edge_sr.training import Progress as TrainProgress
 from edge_sr.training.distributed import Processes
 from edge_sr.training.snapshots import remove_snapshots
@@ -105,14 +105,19 @@ def train_float(
         raise ConfigError("expected one of steps, minutes and cooldown, got several; leave out the others")
     if trial and config is not None:
         raise ConfigError(f"expected a trial or a configuration, got both and {config}; leave out one")
-    branch_from, stop_after = None, None
+    if cooldown is not None and (trial or config is not None or init is not None):
+        raise ConfigError("expected a cool-down to take its settings from --out, got others as well; leave them out")
+    stop_after = None
     if cooldown is not None:
-        settings, place = cooldown_of(out, cooldown)
-        branch_from, out = out, place
+        settings, out = branch_cooldown(out, cooldown)
     elif trial:
         settings = trial_config(model, scale)
     else:
         settings = load_config(config if config is not None else default_config_path(model, scale))
+    if steps is not None and settings.schedule == "constant":
+        raise ConfigError(
+            "expected steps of a run that ends, got schedule constant; --stop-at leaves it, --cooldown ends it"
+        )
     if steps is not None:
         settings = replace(settings.scaled_to(steps), minutes=0.0)
     if minutes is not None and settings.schedule == "constant":
@@ -126,7 +131,6 @@ def train_float(
         out,
         cache=cache,
         init=init,
-        branch_from=branch_from,
         progress=lambda now: _show(now, shown, stop_at),
         packing=lambda done, total: shown("pack photos", done, total),
         stop_at=stop_at,
@@ -146,11 +150,11 @@ def train_float(
 
 def _show(now: TrainProgress, shown: Progress, stop_at: int | None) -> None:
     """A bar of steps with the time left; where only the clock knows how many there will be, of as many as it seems."""
-    total = max(now.step, round(now.step / now.done)) if now.done else now.step
+    total = max(now.step, round(now.step / now.done)) if now.done else now.step + 1  # without an end: one more
     if stop_at is not None:
         total = min(total, stop_at) if now.done else stop_at
     left = (total - now.step) / now.steps_per_second
-    time_left = f", {_duration(left)} left" if total > now.step else ""
+    time_left = f", {_duration(left)} left" if now.done and math.isfinite(left) and left > 0 else ""
     held_out = "" if math.isnan(now.psnr_y_db) else f", held-out {now.psnr_y_db:.3f} dB"
     shown("train", now.step, total, f"{now.steps_per_second:.1f} steps/s{time_left}, loss {now.loss:.4f}{held_out}")
 

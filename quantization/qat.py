@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from edge_sr.errors import CheckpointError, ConfigError
+from edge_sr.training.interrupts import interrupts_between_steps
 from edge_sr.training.run_folder import repaired_log
 from edge_sr.training.snapshots import load_snapshot, save_snapshot, to_stderr
 from quantization.qat_config import QATConfig, QATRecord, QATResult
@@ -89,7 +86,7 @@ def train_qat(
         trainer.resume(state, snapshot)
     keeper = _Keeper(trainer, snapshot, log, warn)
     batches = crops(trainer.step) if callable(crops) else islice(crops, trainer.step, None)
-    with _interrupts_between_steps() as interrupt_if_asked:
+    with interrupts_between_steps() as interrupt_if_asked:
         try:
             for record in trainer.run(iter(batches)):
                 keeper.take(record)
@@ -146,34 +143,3 @@ class _Keeper:
             self.save()
         except CheckpointError as error:
             self._warn(str(error))
-
-
-@contextmanager
-def _interrupts_between_steps() -> Iterator[Callable[[], None]]:
-    """Ctrl-C waits for a call of the function that is yielded: within a step weights and averages do not fit together.
-
-    A second one does not wait.
-    """
-    asked = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    def interrupt_if_asked() -> None:
-        if asked:
-            raise KeyboardInterrupt
-
-    # Signals reach the main thread alone; a handler of someone else's, or an ignored signal, is theirs.
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield interrupt_if_asked
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupt_if_asked
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    interrupt_if_asked()  # after the last step

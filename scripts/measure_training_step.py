@@ -108,6 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--patch", type=int, default=32, help="LR pixels along a crop's side")
     parser.add_argument("--model", default="idsa_net", help="network to train")
     options = parser.parse_args(arguments)
+    if options.steps <= _UNTIMED_STEPS + 1:
+        raise ConfigError(f"expected more than {_UNTIMED_STEPS + 1} steps, of which the first are not timed; give more")
     settings = {
         "model": options.model,
         "scale": 4,

@@ -3,8 +3,9 @@
     python3 scripts/train_on_gpu.py --data photos --out out --minutes 9
 
 Needs torch (2.11 or later), numpy, pillow, safetensors, rich and typer: no network, no compiler but torch's own. It
-runs on a CPU as well, slowly. In ``--out``: ``network.safetensors``, ``snapshot.pt`` (below 12 MB, to go on from with
-``edge-sr train``), ``log.jsonl``, ``config.json``, and the quantized ``network_w8a8.safetensors``.
+runs on a CPU as well, slowly. The same command, with more minutes, goes on where it was cut. In ``--out``:
+``network.safetensors``, ``snapshot.pt`` (below 12 MB), ``log.jsonl``, ``config.json``, and the quantized
+``network_w8a8.safetensors``.
 """
 
 from __future__ import annotations
@@ -60,20 +61,18 @@ class Clock:
 def train_float(options: argparse.Namespace, clock: Clock) -> None:
     """Train the float network in the time that quantization leaves."""
     path = options.config or default_config_path(options.model, options.scale)
-    config = replace(load_config(path), minutes=clock.minutes_left(options.qat_minutes))
+    config = replace(load_config(path), minutes=clock.minutes_left(options.qat_minutes), hold_out=options.hold_out)
     pool = open_pool(
         options.data,
         scale=config.scale,
         cache=options.cache,
-        hold_out=min(config.hold_out, options.hold_out),
+        hold_out=config.hold_out,
         progress=lambda done, total: clock.show(f"photos {done} of {total}"),
     )
     clock.say(f"{len(pool.train_images)} images to train on, {len(pool.held_out_images)} held out")
     facts = {"command": "python3 scripts/train_on_gpu.py " + " ".join(sys.argv[1:]), "data": options.data.name}
     trainer = Trainer(config, pool, options.out, init=options.init, metadata=facts, say=clock.say)
-    trainer.prepare(lambda: clock.minutes_left(options.qat_minutes))
-    if options.profile:
-        print(profile(trainer), flush=True)
+    trainer.prepare(lambda: profiled_minutes(trainer, options, clock))
     clock.say(f"training for {60 * trainer.config.minutes:.0f} s on {trainer.processes.describe()}")
 
     def show(now: Progress) -> None:
@@ -86,6 +85,13 @@ def train_float(options: argparse.Namespace, clock: Clock) -> None:
     clock.say(f"{result.steps} steps in {result.seconds:.0f} s: {result.psnr_y_db:.3f} dB on held-out photos")
 
 
+def profiled_minutes(trainer: Trainer, options: argparse.Namespace, clock: Clock) -> float:
+    """The time that is left for training once everything is compiled and, where asked for, profiled."""
+    if options.profile:
+        print(profile(trainer), flush=True)
+    return clock.minutes_left(options.qat_minutes)
+
+
 def profile(trainer: Trainer, steps: int = 20) -> str:
     """What the time of a step is spent on, as a table; the weights stay as they are."""
     position = trainer.position
@@ -93,7 +99,9 @@ def profile(trainer: Trainer, steps: int = 20) -> str:
     places = [sampler.places(phase.batch, seed=0, step=step) for step in range(steps)]
     state = copied(trainer.engine.state())
     with torch.profiler.profile() as measured:
-        trainer.engine.run(sampler, places, rate=0.0, renewals=[0.0] * steps, frozen=position.statistics_are_frozen)
+        trainer.engine.run(
+            sampler, places, rates=[0.0] * steps, renewals=[0.0] * steps, frozen=position.statistics_are_frozen
+        )
     copy_into(trainer.engine.state(), state)
     order = "self_cuda_time_total" if trainer.device.type == "cuda" else "self_cpu_time_total"
     return str(measured.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60))

@@ -258,6 +258,8 @@ def test_train_goes_by_steps_by_the_clock_without_an_end_and_cools_down(
         (("--steps", "5", "--minutes", "1"), "expected one of steps, minutes and cooldown"),
         (("--preset", "trial", "--config", short), "expected a trial or a configuration"),
         (("--cooldown", "3"), "expected a JSON object"),
+        (("--cooldown", "3", "--config", short), "expected a cool-down to take its settings from --out"),
+        (("--config", config, "--steps", "5"), "expected steps of a run that ends"),
     ):
         assert _run("train", "--out", tmp_path / "none", *words, *common[:4]) == 2
         assert message in _error(capsys)

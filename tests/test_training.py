@@ -21,8 +21,8 @@ from edge_sr.training import (
     Phase,
     TrainConfig,
     Trainer,
+    branch_cooldown,
     config_from_mapping,
-    cooldown_of,
     load_config,
     open_pool,
     train,
@@ -226,15 +226,18 @@ def test_cooling_down_finishes_a_branch_and_the_run_itself_goes_on(
     Trainer(endless, pool, tmp_path / "whole").run(stop_at=8)
     run = tmp_path / "branched"
     Trainer(endless, pool, run).run(stop_at=5)
-    branch, place = cooldown_of(run, 4)
-    result = train(branch, pool.folder, place, branch_from=run)
+    branch, place = branch_cooldown(run, 4)
+    Trainer(endless, pool, run).run(stop_at=6)  # the run goes on, beyond where the cool-down begins
+    assert train(branch, pool.folder, place, stop_at=7).steps == 7
+    assert branch_cooldown(run, 4) == (branch, place)  # cut, so it is taken up
+    result = train(branch, pool.folder, place)
     assert (result.steps, result.finished) == (9, True)
     assert place.parent == run
     Trainer(endless, pool, run).run(stop_at=8)
     whole, other = (load_checkpoint(folder / NETWORK).network.state_dict() for folder in (tmp_path / "whole", run))
     assert all(torch.equal(value, other[name]) for name, value in whole.items())
     with pytest.raises(ConfigError, match="comes down by itself"):
-        cooldown_of(place, 4)
+        branch_cooldown(place, 4)
 
 
 def test_a_damaged_configuration_and_a_cut_log_are_met_with_one_line(pool: CropPool, tmp_path: Path) -> None:
@@ -261,6 +264,63 @@ def test_a_snapshot_of_the_papers_network_travels_in_twelve_megabytes(photos: Pa
     run = config(model="idsa_net", scale=4, network={}, phases=[{"steps": 1, "batch": 1, "patch": 8}])
     Trainer(run, pool, tmp_path / "run").run()
     assert (tmp_path / "run" / SNAPSHOT).stat().st_size <= 12e6
+
+
+def test_what_ends_a_step_half_way_ends_the_run_at_its_last_whole_state(
+    pool: CropPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Trainer(config(), pool, tmp_path / "whole").run()
+    trainer = Trainer(config(), pool, tmp_path / "cut")
+    muon = trainer.engine.optimizers[1]
+    step = muon.step
+
+    def broken(*arguments: object) -> object:
+        if trainer.step == 4:
+            raise KeyboardInterrupt  # Adam has taken its part of the step already
+        return step(*arguments)
+
+    monkeypatch.setattr(muon, "step", broken)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    Trainer(config(), pool, tmp_path / "cut").run()
+    whole, cut = (load_checkpoint(tmp_path / name / NETWORK).network.state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(value, cut[name]) for name, value in whole.items())
+
+
+def test_an_interrupted_validation_is_measured_again_before_the_run_leaves(
+    pool: CropPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(config(), pool, tmp_path)
+    measure, calls = trainer.held_out.psnr_y_db, []
+
+    def once(*arguments: object) -> float:
+        calls.append(trainer.step)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return measure(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer.held_out, "psnr_y_db", once)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert calls == [10, 10]
+    assert math.isfinite(load_checkpoint(tmp_path / NETWORK).metadata["held_out_psnr_y_db"])
+
+
+def test_a_run_never_goes_on_with_other_photos(pool: CropPool, tmp_path: Path) -> None:
+    Trainer(config(), pool, tmp_path / "run").run(stop_at=1)
+    write_image(tmp_path / "one.png", np.zeros((64, 64, 3), np.uint8))
+    write_image(tmp_path / "two.png", np.full((64, 64, 3), 9, np.uint8))
+    other = open_pool(tmp_path, scale=2, cache=tmp_path / "cache", hold_out=1)
+    with pytest.raises(ConfigError, match="give the same --data"):
+        Trainer(config(), other, tmp_path / "run")
+
+
+def test_a_run_by_the_clock_may_be_prolonged_and_changed_in_nothing_else(pool: CropPool, tmp_path: Path) -> None:
+    first = Trainer(config(minutes=0.01), pool, tmp_path).run()
+    longer = Trainer(config(minutes=0.02), pool, tmp_path).run()
+    assert longer.steps > first.steps
+    with pytest.raises(ConfigError, match="got another"):
+        Trainer(config(minutes=0.02, lr=1e-3), pool, tmp_path)
 
 
 def test_a_patch_larger_than_every_photo_is_refused_before_training(pool: CropPool, tmp_path: Path) -> None:

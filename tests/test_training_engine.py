@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edge_sr.errors import ConfigError
 from edge_sr.images import write_image
 from edge_sr.networks import create_network
 from edge_sr.networks.forms import DEPTHWISE_FORMS, depthwise, pointwise
 from edge_sr.training import TrainConfig, config_from_mapping, open_pool
-from edge_sr.training.crop_pool import CropPool
+from edge_sr.training.crop_pool import CropPool, CropSampler
 from edge_sr.training.engine import Engine, copied, copy_into, pool_device
 
 RUN: dict[str, object] = {
@@ -73,7 +74,7 @@ def test_averaged_weights_follow_by_the_share_that_is_given(pool: CropPool) -> N
     own = engine([])
     before = copied(own.state())
     sampler = pool.sampler(8)
-    own.run(sampler, [sampler.places(2, seed=1, step=0)], rate=1e-3, renewals=[0.25], frozen=False)
+    own.run(sampler, [sampler.places(2, seed=1, step=0)], rates=[1e-3], renewals=[0.25], frozen=False)
     after = own.state()
     for name, start in before["average"].items():
         expected = start + 0.25 * (after["network"][name] - start)
@@ -105,16 +106,25 @@ def test_a_batch_too_large_for_memory_is_halved_until_it_fits(
     own = engine(said)
     own.device = torch.device("cuda")
 
-    def record(sampler: object, batch: int, frozen: bool) -> None:
-        if batch > 2:
+    def record(sampler: CropSampler, batch: int, frozen: bool) -> None:
+        own._graphs[(sampler.patch, batch, frozen)] = object()  # type: ignore[assignment]
+        own.rate.fill_(1.0)
+        own.device = torch.device("cpu")
+        own._step(pool.sampler(8), sampler.places(1, seed=1, step=0))
+        own.device = torch.device("cuda")
+        if batch > 2 and frozen:
             raise torch.OutOfMemoryError
 
     monkeypatch.setattr(own, "_record", record)
-    assert own.prepare(pool.sampler(8), 8, frozen=False) == 2
+    before = copied(own.state())
+    assert own.prepare(pool.sampler(8), 8) == 2
     assert said == [f"{n} crops of 8x8 do not fit into memory; {n // 2} instead" for n in (8, 4)]
+    assert sorted(own._graphs) == [(8, 2, False), (8, 2, True)]  # none is left of batches that did not fit
+    for name, value in before["network"].items():
+        assert torch.equal(value, own.state()["network"][name]), name
     monkeypatch.setattr(own, "_record", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
-    with pytest.raises(torch.OutOfMemoryError):
-        own.prepare(pool.sampler(8), 1, frozen=False)
+    with pytest.raises(ConfigError, match="expected memory for a crop of 8x8"):
+        own.prepare(pool.sampler(8), 1)
 
 
 def test_a_compiler_that_fails_leaves_the_blocks_as_they_are_and_the_weights_untouched(
@@ -138,9 +148,9 @@ def test_a_compiler_that_fails_leaves_the_blocks_as_they_are_and_the_weights_unt
         block._compiled_call_impl = no_compiler
     monkeypatch.setattr(own, "_warm_up", warm_up)
     before = copied(own.state())
-    own.prepare(pool.sampler(8), 2, frozen=False)
+    own.prepare(pool.sampler(8), 2)
     assert said[0] == "compiling failed (RuntimeError: no compiler here); the blocks stay as they are"
-    assert said[1].startswith("ready for 2 crops of 8x8 in ")
+    assert said[1].startswith("ready for 2 crops of 8x8, statistics free, in ")
     assert said[1].endswith("(not compiled, no graph)")
     for name, value in before["network"].items():
         assert torch.equal(value, own.state()["network"][name]), name

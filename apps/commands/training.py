@@ -76,7 +76,14 @@ def train(
 ) -> None:
     """Train a float network. Interrupt it when you like: the same command goes on where it was.
 
-    With several processes: torchrun --nproc-per-node 2 -m apps.cli train ...
+    --data: photos of any size, searched in all folders below; LR is made from them. In --out: network.safetensors
+    (averaged weights, there however the run ends), log.jsonl, snapshot.pt. Give one of --steps, --minutes, --cooldown.
+
+    Bundled settings: edge_sr/training/configs/*.toml, for x4; copy one to change batch, crops, rate or seed. A GPU is
+    taken where there is one. With schedule = "constant" a run has no end; --minutes then is how long it goes on now.
+
+    Examples: train --preset trial --out runs/trial; train --data photos --out runs/mobile --minutes 30; train --data
+    photos --out runs/long --cooldown 2000; torchrun --nproc-per-node 2 -m apps.cli train ...
     """
     from apps.tables import say
     from apps.training import train_float
@@ -172,6 +179,8 @@ def qat(
             overwrite=overwrite,
             progress=progress,
         )
+    if os.environ.get("RANK", "0") != "0":
+        return
     save("qat", report, json_file)
     say(
         f"{report.model} x{report.scale} {report.scheme}: float {report.float_psnr_y_db:.3f} dB, after calibration "

@@ -42,7 +42,9 @@ def depthwise(conv: nn.Conv2d, x: Tensor, form: str) -> Tensor:
             of products for each tap; "depthwise" leaves it to the library; "planes" as well, on planes, for which torch
             has kernels of its own on a GPU.
     """
-    if form == "taps":
+    reach = tuple(d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    same = conv.stride == (1, 1) and reach == tuple(2 * int(p) for p in conv.padding)
+    if form == "taps" and same and conv.bias is not None:
         taps: Tensor = _Taps.apply(x, conv.weight, conv.bias, conv.padding, conv.dilation)  # type: ignore[no-untyped-call]
         return taps
     if form == "dense":

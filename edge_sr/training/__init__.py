@@ -9,10 +9,8 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
-from edge_sr.errors import ConfigError
 from edge_sr.training.config import (
     Phase,
     TrainConfig,
@@ -21,11 +19,12 @@ from edge_sr.training.config import (
     load_config,
     trial_config,
 )
+from edge_sr.training.cooldown import branch_cooldown
 from edge_sr.training.crop_pool import CropPool
-from edge_sr.training.loop import CONFIG, SNAPSHOT, Progress, Trainer, TrainResult
+from edge_sr.training.loop import Progress, Trainer, TrainResult
 from edge_sr.training.packing import open_pool
-from edge_sr.training.run_folder import RunLock, read_json_object
-from edge_sr.training.snapshots import load_snapshot, to_stderr
+from edge_sr.training.run_folder import RunLock
+from edge_sr.training.snapshots import to_stderr
 from edge_sr.training.validation import HeldOut
 
 __all__ = [
@@ -36,8 +35,8 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "Trainer",
+    "branch_cooldown",
     "config_from_mapping",
-    "cooldown_of",
     "default_config_path",
     "load_config",
     "open_pool",
@@ -53,7 +52,6 @@ def train(
     *,
     cache: Path | None = None,
     init: Path | None = None,
-    branch_from: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     packing: Callable[[int, int], None] | None = None,
     stop_at: int | None = None,
@@ -68,7 +66,6 @@ def train(
         out: the run's folder; ``network.safetensors`` is there in the end.
         cache: folder for packed photos; ``out/pools`` where None.
         init: checkpoint to start a new run from; tensors of other shapes (another scale's tail) are left out.
-        branch_from: folder of a run whose last state a new run starts from, see :func:`cooldown_of`.
         progress: called after every step on a CPU, every few dozen on a GPU.
         packing: called with (photos done, photos in all) while photos are packed.
         stop_at: stop after this many steps of the run, with a snapshot.
@@ -86,27 +83,5 @@ def train(
             data, scale=config.scale, cache=cache or out / "pools", hold_out=hold_out, progress=packing, warn=say
         )
         facts = {"command": " ".join(["edge-sr", *sys.argv[1:]]), "data": data.name if data else "scikit-image samples"}
-        trainer = Trainer(config, pool, out, init=init, branch_from=branch_from, metadata=facts, say=say)
+        trainer = Trainer(config, pool, out, init=init, metadata=facts, say=say)
         return trainer.run(progress, stop_at, stop_after)
-
-
-def cooldown_of(run: Path, steps: int) -> tuple[TrainConfig, Path]:
-    """What :func:`train` wants to finish a run without an end: its configuration and the finished run's folder.
-
-    The run itself, which may be going on meanwhile, is only read: give it as ``branch_from``.
-
-    Args:
-        run: folder of a run with ``schedule = "constant"``.
-        steps: how many it takes from the peak rate down.
-    Raises:
-        ConfigError: no such run, or one that comes down by itself.
-        CheckpointError: it has no whole snapshot.
-    """
-    config = config_from_mapping(read_json_object(run / CONFIG))
-    if config.schedule != "constant" or config.cooldown_steps:
-        raise ConfigError(f"expected a run with schedule constant, got {run}, which comes down by itself")
-    state = load_snapshot(run / SNAPSHOT, "cpu", steps=sys.maxsize)
-    if state is None:
-        raise ConfigError(f"expected a run with a snapshot, got none in {run}; let it train first")
-    start = int(state["step"])
-    return replace(config, cooldown_start=start, cooldown_steps=steps), run / f"cooldown_{start}_{steps}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -110,17 +111,22 @@ class TrainConfig:
         for name in ("luma_weight", "final_lr_ratio", "ema_decay", "freeze_statistics_at"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be within 0..1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "hold_out", "clip_grad_norm", "snapshot_seconds", "minutes", *_COOLDOWN):
+        for name in ("warmup_steps", "hold_out", "clip_grad_norm", "snapshot_seconds", "minutes", "seed", *_COOLDOWN):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        self._check_length()
+        if self.validate_every < 1:
+            raise ConfigError(f"validate_every must be at least 1, got {self.validate_every}")
+
+    def _check_length(self) -> None:
+        if not math.isfinite(self.minutes):
+            raise ConfigError(f"minutes must be a number of them, got {self.minutes}; schedule constant has no end")
         if self.schedule != "constant" and any(getattr(self, name) for name in _COOLDOWN):
             raise ConfigError(f"a cool-down wants schedule constant, got {self.schedule}, which comes down by itself")
         if self.schedule == "constant" and self.minutes:
             raise ConfigError(
                 "minutes set the length of a cosine, got schedule constant, which has none; leave them out"
             )
-        if self.validate_every < 1:
-            raise ConfigError(f"validate_every must be at least 1, got {self.validate_every}")
 
     @property
     def steps(self) -> int:

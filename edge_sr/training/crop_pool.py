@@ -54,14 +54,20 @@ class CropPool:
             index = json.loads((folder / "index.json").read_text())
         except (OSError, ValueError) as error:
             raise DataError(f"expected a packed pool in {folder}, got none ({error}); build it again") from error
-        if index.get("format") != POOL_FORMAT:
-            raise DataError(f"expected pool format {POOL_FORMAT}, got {index.get('format')} in {folder}; delete it")
+        if not isinstance(index, dict) or index.get("format") != POOL_FORMAT:
+            raise DataError(
+                f"expected a pool of format {POOL_FORMAT}, got another file {folder}/index.json; pack again"
+            )
         self.folder = folder
         self.scale = int(index["scale"])
         self.sha256 = str(index["sha256"])
         self.images = tuple(PooledImage(**entry) for entry in index["images"])
         self._lr = np.memmap(folder / "lr.bin", dtype=np.uint8, mode="r")
         self._hr = np.memmap(folder / "hr.bin", dtype=np.uint8, mode="r")
+        if any(self._lr.size < i.lr_offset + i.height * i.width * 3 for i in self.images) or any(
+            self._hr.size < i.hr_offset + i.height * i.width * 3 * self.scale**2 for i in self.images
+        ):
+            raise DataError(f"expected whole pixel files in {folder}, got shorter ones; delete it and pack again")
         self._on: dict[torch.device, tuple[Tensor, ...]] = {}
 
     @property

@@ -52,6 +52,14 @@ class Processes:
         seconds, loss = shared.tolist()
         return seconds, loss
 
+    def least(self, value: int) -> int:
+        """The smallest of all processes' values."""
+        if self.world_size == 1:
+            return value
+        shared = torch.tensor(value, device=self.device)
+        distributed.all_reduce(shared, distributed.ReduceOp.MIN)
+        return int(shared)
+
     def wait(self) -> None:
         """Wait for the others, so that none leaves while the first still writes."""
         if self.world_size > 1:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edge_sr.errors import ConfigError
 from edge_sr.networks.forms import DEPTHWISE_FORMS
 from edge_sr.networks.idsa_blocks import LCIPB
 from edge_sr.training.config import TrainConfig
@@ -66,31 +67,36 @@ class Engine:
             "optimizers": [optimizer.state_dict()["state"] for optimizer in self.optimizers],
         }
 
-    def prepare(self, sampler: CropSampler, batch: int, frozen: bool) -> int:
-        """Get ready for steps of ``batch`` crops; returns the batch that fits into memory, which may be smaller."""
-        while self.device.type == "cuda":
-            try:
-                self._record(sampler, batch, frozen)
-                break
-            except torch.OutOfMemoryError:
-                if batch == 1:
-                    raise
-                self.say(
-                    f"{batch} crops of {sampler.patch}x{sampler.patch} do not fit into memory; {batch // 2} instead"
+    def prepare(self, sampler: CropSampler, batch: int) -> int:
+        """Get ready for steps of ``batch`` crops; returns the batch that fits into memory, which may be smaller.
+
+        Raises:
+            ConfigError: not even one crop fits.
+        """
+        while self.device.type == "cuda" and not self._recorded(sampler, batch):
+            if batch == 1:
+                raise ConfigError(
+                    f"expected memory for a crop of {sampler.patch}x{sampler.patch}, got too little of it"
                 )
-                batch //= 2
-                torch.cuda.empty_cache()
+            self.say(f"{batch} crops of {sampler.patch}x{sampler.patch} do not fit into memory; {batch // 2} instead")
+            batch //= 2
         return batch
 
     def run(
-        self, sampler: CropSampler, places: Sequence[Tensor], *, rate: float, renewals: Sequence[float], frozen: bool
+        self,
+        sampler: CropSampler,
+        places: Sequence[Tensor],
+        *,
+        rates: Sequence[float],
+        renewals: Sequence[float],
+        frozen: bool,
     ) -> float:
         """Take a step for each batch of places (on the CPU).
 
         Args:
             sampler: cuts the crops.
             places: of one batch size, for which :meth:`prepare` was called.
-            rate: learning rate.
+            rates: learning rate of each step.
             renewals: for each step, the share that the current weights get in the averaged ones.
             frozen: normalisation statistics are constants.
         Returns:
@@ -100,8 +106,8 @@ class Engine:
         recorded = self._graphs.get((sampler.patch, len(places[0]), frozen))
         on_device = torch.stack(list(places)).to(sampler.device, non_blocking=True)
         self.loss_sum.zero_()
-        self.rate.fill_(rate)
-        for where, renewal in zip(on_device, renewals, strict=True):
+        for where, rate, renewal in zip(on_device, rates, renewals, strict=True):
+            self.rate.fill_(rate)
             self.renewal.fill_(renewal)
             if recorded is None:
                 self._step(sampler, where)
@@ -151,14 +157,29 @@ class Engine:
             block._compiled_call_impl = None
         self._compiled = False
 
+    def _recorded(self, sampler: CropSampler, batch: int) -> bool:
+        """Record steps with statistics of the crops and with frozen ones; False where memory does not suffice."""
+        before = copied(self.state())
+        try:
+            for frozen in (False, True):
+                self._record(sampler, batch, frozen)
+            fits = True
+        except torch.OutOfMemoryError:
+            fits = False
+        copy_into(self.state(), before)
+        if not fits:  # here, and not where the error still holds on to what was allocated
+            self._graphs = {key: graph for key, graph in self._graphs.items() if key[:2] != (sampler.patch, batch)}
+            self.network.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+        return fits
+
     def _record(self, sampler: CropSampler, batch: int, frozen: bool) -> None:
-        """Warm up, which compiles and lets libraries choose kernels, and record a step; weights stay as they are."""
+        """Warm up, which compiles and lets libraries choose kernels, and record a step."""
         key = (sampler.patch, batch, frozen)
         if key in self._graphs:
             return
         places = sampler.places(batch, seed=0, step=0).to(sampler.device)
         self._freeze(frozen)
-        before = copied(self.state())
         began = time.monotonic()
         try:
             self._warm_up(sampler, places)
@@ -181,12 +202,11 @@ class Engine:
             except RuntimeError as error:
                 self.say(f"recording a step failed ({_line(error)}); steps are started one kernel at a time")
                 self._records = False
-        copy_into(self.state(), before)
         torch.cuda.synchronize()
         self.say(
-            f"ready for {batch} crops of {sampler.patch}x{sampler.patch} in {time.monotonic() - began:.0f} s"
-            f" ({'compiled' if self._compiled else 'not compiled'},"
-            f" {'one graph' if key in self._graphs else 'no graph'})"
+            f"ready for {batch} crops of {sampler.patch}x{sampler.patch}, statistics {'frozen' if frozen else 'free'}, "
+            f"in {time.monotonic() - began:.0f} s ({'compiled' if self._compiled else 'not compiled'}, "
+            f"{'one graph' if key in self._graphs else 'no graph'})"
         )
 
     def _warm_up(self, sampler: CropSampler, places: Tensor) -> None:

@@ -24,10 +24,11 @@ from edge_sr.atomic import atomic_path
 from edge_sr.checkpoints import load_checkpoint, save_checkpoint
 from edge_sr.errors import CheckpointError, ConfigError
 from edge_sr.networks import create_network
-from edge_sr.training.config import Phase, TrainConfig
+from edge_sr.training.config import Phase, TrainConfig, config_from_mapping
 from edge_sr.training.crop_pool import CropPool
 from edge_sr.training.distributed import Processes
 from edge_sr.training.engine import Engine, choose_depthwise_form, copied, copy_into, pool_device
+from edge_sr.training.interrupts import interrupts_between_steps
 from edge_sr.training.run_folder import check_writable, read_json_object, repaired_log
 from edge_sr.training.schedule import Position
 from edge_sr.training.snapshots import load_snapshot, save_snapshot, to_stderr
@@ -82,7 +83,6 @@ class Trainer:
         pool: packed photos of the config's scale.
         out: the run's folder; an existing run of the same configuration goes on.
         init: checkpoint to start the weights from, when the run is new.
-        branch_from: folder of a run whose last state this new one starts from.
         metadata: facts to keep in the checkpoint (command, data, licences).
         say: told in one line of what falls back, is mended or is started again.
     Raises:
@@ -97,7 +97,6 @@ class Trainer:
         out: Path,
         *,
         init: Path | None = None,
-        branch_from: Path | None = None,
         metadata: dict[str, Any] | None = None,
         say: Callable[[str], None] = to_stderr,
     ) -> None:
@@ -127,7 +126,9 @@ class Trainer:
         self.step, self.loss, self.psnr_y_db, self.seconds, self.rate = 0, math.nan, math.nan, 0.0, 1.0
         self.steps_per_second, self._validated_at = math.nan, -1
         self._claim_folder()
-        self._resume(self.out / SNAPSHOT) or (branch_from is not None and self._resume(branch_from / SNAPSHOT))
+        self._whole, self._is_prepared = True, False
+        if self._resume(self.out / SNAPSHOT) and init is not None:
+            self.say(f"{out} holds a run, which goes on; {init} would start a new one")
         self._drop_log_after(self.step)
         self._good = self._state()
         self.held_out = HeldOut(pool)
@@ -148,28 +149,25 @@ class Trainer:
         However it ends, a snapshot and the averaged weights are written; an interrupt is raised again after that.
         """
         stop_at = min(_MOST_STEPS, stop_at if stop_at is not None else _MOST_STEPS)
-        self.prepare()
         until = math.inf if stop_after is None else self.seconds + stop_after
         saved = self.seconds
-        whole = False
+        ended = False
         try:
-            while not self.position.is_end and self.step < stop_at and self.seconds < until:
-                self._train(stop_at)
-                if self.position.validations > self._validations_done:
-                    self._validate()
-                if self.seconds - saved >= self.config.snapshot_seconds:
-                    self._save_snapshot()
-                    saved = self.seconds
-                if progress is not None:
-                    progress(self._progress())
-            whole = True
+            with interrupts_between_steps() as interrupt_if_asked:
+                while not self.position.is_end and self.step < stop_at and self.seconds < until:
+                    self.prepare()
+                    self._train(stop_at)
+                    if self.position.validations > self._validations_done:
+                        self._validate()
+                    if self.seconds - saved >= self.config.snapshot_seconds:
+                        self._save_snapshot()
+                        saved = self.seconds
+                    if progress is not None:
+                        progress(self._progress())
+                    interrupt_if_asked()
+            ended = True
         finally:
-            self._save_snapshot()
-            if self._validated_at != self.step:
-                self._validate()
-            self._save_network()
-            if not whole:
-                self.say(f"cut at step {self.step}: {self.psnr_y_db:.3f} dB on held-out photos, {self.out / NETWORK}")
+            self._leave(ended)
         self.processes.wait()
         return TrainResult(
             steps=self.step,
@@ -180,20 +178,33 @@ class Trainer:
             finished=self.position.is_end,
         )
 
+    def _leave(self, ended: bool) -> None:
+        """Write what there is, whatever happened: never a step that was half done."""
+        if not self._whole:
+            self._restore()
+        self._save_snapshot()
+        if self._validated_at != self.step:
+            self._validate(together=ended)
+        self._save_network()
+        if not ended:
+            self.say(f"cut at step {self.step}: {self.psnr_y_db:.3f} dB on held-out photos, {self.out / NETWORK}")
+
     def prepare(self, minutes: Callable[[], float] | None = None) -> None:
-        """Compile and record every kind of step of the run, before its clock starts; a batch may come out smaller.
+        """Compile and record every kind of step of the run, once and off its clock; a batch may come out smaller.
 
         Args:
             minutes: asked afterwards for the length of a run by the clock, for who has to end at a certain time.
         """
+        if self._is_prepared:
+            return
         phases = []
         for phase in self.config.phases:
-            batch = phase.batch // self.processes.world_size
-            for frozen in (False, True):
-                batch = self.engine.prepare(self.samplers[phase.patch], batch, frozen)
+            batch = self.engine.prepare(self.samplers[phase.patch], phase.batch // self.processes.world_size)
+            batch = self.processes.least(batch)
             phases.append(Phase(steps=phase.steps, patch=phase.patch, batch=batch * self.processes.world_size))
         length = self.config.minutes if minutes is None else minutes()
         self.config = replace(self.config, phases=tuple(phases), minutes=length)
+        self._is_prepared = True
 
     def _train(self, stop_at: int) -> None:
         """As many steps as are taken at once."""
@@ -202,15 +213,17 @@ class Trainer:
         processes, sampler = self.processes, self.samplers[phase.patch]
         mine = slice(*(phase.batch * r // processes.world_size for r in (processes.rank, processes.rank + 1)))
         ahead = range(self.step, self.step + steps)
+        self._whole = False
         loss = self.engine.run(
             sampler,
             [sampler.places(phase.batch, seed=self.config.seed, step=step)[mine] for step in ahead],
-            rate=self.config.lr * self.rate * now.rate_factor,
+            rates=[self.config.lr * self.rate * replace(now, step=step).rate_factor for step in ahead],
             # Early on the average is short, so that it forgets the first steps.
             renewals=[1 - min(self.config.ema_decay, (1 + step) / (10 + step)) for step in ahead],
             frozen=now.statistics_are_frozen,
         )
         took = time.monotonic() - began
+        self._whole = True
         self.seconds, loss = processes.agreed(self.seconds + took, loss)
         if not math.isfinite(loss):
             self._go_back(loss)
@@ -239,20 +252,28 @@ class Trainer:
     def _go_back(self, loss: float) -> None:
         """After a loss that is not finite: the last good state, and half the rate."""
         self.rate /= 2
+        at = self.step
+        self._restore()
         if self.rate < _LEAST_RATE:
-            raise ConfigError(f"expected a finite loss, got {loss} after step {self.step}; lower lr or clip_grad_norm")
-        self.say(f"the loss became {loss} after step {self.step}; on from step {self._good['step']} at half the rate")
+            raise ConfigError(f"expected a finite loss, got {loss} after step {at}; lower lr or clip_grad_norm")
+        self.say(f"the loss became {loss} after step {at}; on from step {self.step} at half the rate")
+
+    def _restore(self) -> None:
         copy_into(self.engine.state(), self._good["tensors"])
-        self.step = self._good["step"]
+        self.step, self._whole = self._good["step"], True
         self._drop_log_after(self.step)
 
-    def _validate(self) -> None:
+    def _validate(self, together: bool = True) -> None:
+        """Measure in the first process; ``together`` where all processes are here, which then agree on the time."""
+        began = time.monotonic()
+        if self.processes.is_first:
+            self.psnr_y_db = self.held_out.psnr_y_db(self.ema, self.device)
+        self.seconds += time.monotonic() - began
+        if together:
+            self.seconds, _ = self.processes.agreed(self.seconds, 0.0)
         self._validated_at = self.step
         if not self.processes.is_first:
             return
-        began = time.monotonic()
-        self.psnr_y_db = self.held_out.psnr_y_db(self.ema, self.device)
-        self.seconds += time.monotonic() - began
         now = self.position
         line = {
             "step": self.step,
@@ -280,9 +301,11 @@ class Trainer:
     def _claim_folder(self) -> None:
         path, mine = self.out / CONFIG, json.loads(json.dumps(self.config.to_json()))
         if path.is_file():
-            if read_json_object(path) != mine:
+            theirs = config_from_mapping(read_json_object(path))
+            # By the clock or by steps, and how long, may change from one call to the next.
+            if replace(theirs, minutes=0.0) != replace(config_from_mapping(mine), minutes=0.0):
                 raise ConfigError(
-                    f"expected the configuration of {path}, got another; choose another --out or delete it"
+                    f"expected the configuration of {path}, got another; choose another --out or delete {self.out}"
                 )
         elif self.processes.is_first:
             check_writable(self.out, folder=True)
@@ -295,6 +318,7 @@ class Trainer:
             "seconds": self.seconds,
             "loss": self.loss,
             "rate": self.rate,
+            "pool_sha256": self.pool.sha256,
             "tensors": copied(self.engine.state()),
         }
 
@@ -310,6 +334,8 @@ class Trainer:
         state = load_snapshot(path, self.device, steps=self.position.last_step or _MOST_STEPS, warn=self.say)
         if state is None:
             return False
+        if state.get("pool_sha256") != self.pool.sha256:
+            raise ConfigError(f"expected the photos that {path} was trained on, got others; give the same --data")
         try:
             copy_into(self.engine.state(), state["tensors"])
             self.step, self.seconds, self.rate = state["step"], float(state["seconds"]), float(state["rate"])
@@ -334,7 +360,7 @@ class Trainer:
             facts = {
                 "steps": self.step,
                 "finished": self.position.is_end,
-                "held_out_psnr_y_db": self.psnr_y_db,
+                "held_out_psnr_y_db": None if math.isnan(self.psnr_y_db) else self.psnr_y_db,
                 "train_seconds": round(self.seconds, 1),
                 "device": self.processes.describe(),
                 "torch": torch.__version__,

@@ -68,7 +68,7 @@ def open_pool(
         DataError: missing or empty folder, only broken photos, fewer photos than are held out, or a full disk.
         CheckpointError: the cache cannot be written.
     """
-    if data is not None and (data / "index.json").is_file():
+    if data is not None and (data / "index.json").is_file() and (data / "lr.bin").is_file():
         pool = CropPool(data)
         if pool.scale != scale:
             raise DataError(f"expected a pool of scale {scale}, got {data} of scale {pool.scale}; pack it again")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from edge_sr.training.config import Phase, TrainConfig
 
 _CLOCK_VALIDATIONS = 10
+# Share of the time: a slow machine may never come to the last step of the warm-up.
+_CLOCK_WARM_UP = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +58,12 @@ class Position:
         return self.step // self.config.validate_every
 
     @property
-    def steps_to_validation(self) -> int | None:
-        """Steps until the next validation, where steps decide it."""
-        return None if self.config.minutes else self.config.validate_every - self.step % self.config.validate_every
-
-    @property
     def rate_factor(self) -> float:
-        """Share of the peak learning rate: linear warm-up, then what the schedule says."""
+        """Share of the peak learning rate: linear warm-up, by the clock a short one, then what the schedule says."""
         config = self.config
         warm = min(1.0, (self.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        if config.minutes:
+            warm = max(warm, min(1.0, self.done / _CLOCK_WARM_UP))
         if config.schedule == "constant":
             down = max(0, self.step - config.cooldown_start) / config.cooldown_steps if config.cooldown_steps else 0.0
             height = 1 - math.sqrt(min(1.0, down))
