@@ -397,16 +397,19 @@ def test_without_a_result_there_is_no_chart(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ what is committed
-def test_the_committed_result_is_a_measurement_of_the_bundled_weights_and_the_chart_is_its_own() -> None:
+def test_the_committed_result_is_no_trial_says_of_which_weights_it_is_and_the_chart_is_its_own() -> None:
     result = render_docs.load_results()["devices_x4"]
     if result is None:
         assert not device_chart.CHART.exists(), "a chart without results; measure, or remove it"
         return
-    bundled = {scheme: sha256_file(bundled_checkpoint("idsa_net_mobile", 4, scheme)) for scheme in ("fp32", "w8a8")}
+    bundled = sha256_file(bundled_checkpoint("idsa_net_mobile", 4, "fp32"))
+    texts = [path.read_text(encoding="utf-8") for path in render_docs.documents()]
     for name, part in result.items():
         assert name in SECTIONS
         assert part["quick"] is False, f"{name} is a trial; measure again"
-        assert part["networks"][0]["checkpoint_sha256"] == bundled, f"{name} is of other weights; measure again"
+        measured = part["networks"][0]["checkpoint_sha256"]["fp32"]
+        note = f"`idsa_net_mobile` is **measured on earlier weights** (`{measured[:8]}`)"
+        assert measured == bundled or any(note in text for text in texts), f"{name} does not say of which weights it is"
     picture = PillowImage.open(device_chart.CHART)
     assert picture.text[device_chart.DIGEST_KEY] == device_chart.digest(device_chart.panels(result)), "run make docs"
 
