@@ -183,7 +183,10 @@ class Trainer:
         if not self._whole:
             self._restore()
         self._save_snapshot()
-        if self._validated_at != self.step:
+        due = float(self._validated_at != self.step)
+        if ended:  # all processes are here, of which only the first knows what a log from before says
+            due, _ = self.processes.agreed(due, 0.0)
+        if due:
             self._validate(together=ended)
         self._save_network()
         if not ended:
