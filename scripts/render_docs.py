@@ -118,7 +118,7 @@ def render(text: str, facts: Mapping[str, Any], *, templates: Path = TEMPLATES) 
 
 def earlier(sha256: str, facts: Mapping[str, Any]) -> str:
     """What a table says of float weights that others have replaced since it was measured; "" for the bundled ones."""
-    trainings = [facts[name] for name in RESULT_NAMES if name.startswith("training_") and facts.get(name)]
+    trainings = [facts[name] for name in RESULT_NAMES if name.startswith("training_idsa") and facts.get(name)]
     if sha256 in {training["float"]["sha256"] for training in trainings}:
         return ""
     return f"**measured on earlier weights** (`{sha256[:8]}`)"
