@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tomllib
 from collections.abc import Mapping
@@ -133,6 +134,11 @@ class TrainConfig:
         """Steps of all phases."""
         return sum(phase.steps for phase in self.phases)
 
+    @property
+    def phase_ends(self) -> list[int]:
+        """The step at which each phase is over."""
+        return list(itertools.accumulate(phase.steps for phase in self.phases))
+
     def phase_at(self, step: int) -> Phase:
         """The phase of a step (counted from 0); the last one from there on."""
         for phase in self.phases:
@@ -147,8 +153,7 @@ class TrainConfig:
 
     def scaled_to(self, steps: int) -> TrainConfig:
         """The same run in another number of steps, which its phases share as before."""
-        ends = [sum(phase.steps for phase in self.phases[: i + 1]) for i in range(len(self.phases))]
-        cuts = [0, *(max(1, round(end / self.steps * steps)) for end in ends)]
+        cuts = [0, *(max(1, round(end / self.steps * steps)) for end in self.phase_ends)]
         phases = tuple(
             replace(phase, steps=stop - start)
             for phase, start, stop in zip(self.phases, cuts, cuts[1:], strict=False)

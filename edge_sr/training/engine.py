@@ -166,7 +166,8 @@ class Engine:
             fits = True
         except torch.OutOfMemoryError:
             fits = False
-        copy_into(self.state(), before)
+        finally:  # whatever ends it, Ctrl-C included: warming up changes optimizer states and running means
+            copy_into(self.state(), before)
         if not fits:  # here, and not where the error still holds on to what was allocated
             self._graphs = {key: graph for key, graph in self._graphs.items() if key[:2] != (sampler.patch, batch)}
             self.network.zero_grad(set_to_none=True)

@@ -248,9 +248,9 @@ class Trainer:
 
     def _turns(self) -> list[int]:
         """Steps at which a run by steps changes."""
-        ends = [sum(phase.steps for phase in self.config.phases[: i + 1]) for i in range(len(self.config.phases))]
+        frozen_from = math.ceil(self.config.freeze_statistics_at * self.config.steps)
         last = self.position.last_step
-        return [*ends, math.ceil(self.config.freeze_statistics_at * self.config.steps), *([last] if last else [])]
+        return [*self.config.phase_ends, frozen_from, *([last] if last else [])]
 
     def _go_back(self, loss: float) -> None:
         """After a loss that is not finite: the last good state, and half the rate."""
