@@ -63,6 +63,23 @@ def make_lr(hr: Image, scale: int) -> Image:
     return bicubic_resize(cropped, cropped.shape[0] // scale, cropped.shape[1] // scale)
 
 
+def shrinking_matrix(size: int, scale: int, margin: int) -> NDArray[np.float64]:
+    """What :func:`make_lr` does along one axis away from edges, as a matrix, for crops with their surroundings.
+
+    Args:
+        size: low-resolution pixels.
+        scale: 2, 3 or 4.
+        margin: low-resolution pixels of surroundings on each side, 2 or more.
+    Returns:
+        (size, scale * (size + 2 * margin)).
+    """
+    long = size + 2 * margin
+    indices, weights = _taps(scale * long, long)
+    matrix = np.zeros((long, scale * long))
+    np.put_along_axis(matrix, indices, weights, axis=1)
+    return matrix[margin : margin + size]
+
+
 def crop_to_multiple(hr: Image, scale: int) -> Image:
     """The top-left part of (H, W, C) ``hr`` whose sides are multiples of ``scale`` (a view, not a copy)."""
     if scale not in SCALES:

@@ -1,7 +1,8 @@
 """Training photos, packed once into one file of pixels, from which random crops are cut.
 
-A pool holds every photo's HR pixels and their bicubic LR image. Crops are a pure function of (seed, step), so a
-run that was cut goes on with the very crops it would have seen.
+A pool holds HR pixels alone: the LR side of a crop is made when it is cut, by the rule of
+:func:`~edge_sr.resize.make_lr`, so a crop may begin at any HR pixel and not only where the whole photo's LR pixels do.
+Crops are a pure function of (seed, step), so a run that was cut goes on with the very crops it would have seen.
 """
 
 from __future__ import annotations
@@ -16,20 +17,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_sr.errors import DataError
+from edge_sr.resize import make_lr, shrinking_matrix
 
-POOL_FORMAT = 1
+POOL_FORMAT = 2
+
+# LR pixels of an HR crop's surroundings that its LR side is made of as well: the filter reaches no further.
+_MARGIN = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class PooledImage:
-    """One image inside the packed files; offsets in bytes, sizes in LR pixels."""
+    """One image inside the packed file; ``reduction`` is how many times smaller it is than its photo.
+
+    Sizes in HR pixels, multiples of the scale; ``offset`` counts the HR pixels before it.
+    """
 
     name: str
     held_out: bool
+    reduction: float
     height: int
     width: int
-    lr_offset: int
-    hr_offset: int
+    offset: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +70,10 @@ class CropPool:
         self.scale = int(index["scale"])
         self.sha256 = str(index["sha256"])
         self.images = tuple(PooledImage(**entry) for entry in index["images"])
-        self._lr = np.memmap(folder / "lr.bin", dtype=np.uint8, mode="r")
-        self._hr = np.memmap(folder / "hr.bin", dtype=np.uint8, mode="r")
-        if any(self._lr.size < i.lr_offset + i.height * i.width * 3 for i in self.images) or any(
-            self._hr.size < i.hr_offset + i.height * i.width * 3 * self.scale**2 for i in self.images
-        ):
-            raise DataError(f"expected whole pixel files in {folder}, got shorter ones; delete it and pack again")
-        self._on: dict[torch.device, tuple[Tensor, ...]] = {}
+        self._hr = np.memmap(folder / "hr.bin", dtype=np.uint8, mode="r").reshape(-1, 3)
+        if any(len(self._hr) < image.offset + image.height * image.width for image in self.images):
+            raise DataError(f"expected whole pixels in {folder}, got a shorter file; delete it and pack again")
+        self._on: dict[torch.device, Tensor] = {}
 
     @property
     def train_images(self) -> tuple[PooledImage, ...]:
@@ -77,32 +82,26 @@ class CropPool:
 
     @property
     def held_out_images(self) -> tuple[PooledImage, ...]:
-        """Images kept for choosing checkpoints."""
-        return tuple(image for image in self.images if image.held_out)
+        """Images kept for choosing checkpoints, none of them reduced."""
+        return tuple(image for image in self.images if image.held_out and image.reduction == 1)
 
     def pixels(self, image: PooledImage) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Views of an image's LR (h, w, 3) and HR (s*h, s*w, 3) pixels."""
-        h, w, s = image.height, image.width, self.scale
-        lr = self._lr[image.lr_offset : image.lr_offset + h * w * 3].reshape(h, w, 3)
-        hr = self._hr[image.hr_offset : image.hr_offset + h * w * s * s * 3].reshape(h * s, w * s, 3)
-        return lr, hr
+        """LR (h, w, 3), made here, and a view of HR (s*h, s*w, 3) pixels."""
+        h, w = image.height, image.width
+        hr = self._hr[image.offset : image.offset + h * w].reshape(h, w, 3)
+        return make_lr(hr, self.scale), hr
 
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """All LR and all HR pixels, (pixels, 3) uint8: mapped from the files on the CPU, copied to any other device."""
+    def on(self, device: torch.device) -> Tensor:
+        """All HR pixels, (pixels, 3) uint8: mapped from the file on the CPU, copied to any other device."""
         if device not in self._on:
             cpu = torch.device("cpu")
-            self._on[device] = (
-                (_mapped(self.folder / "lr.bin"), _mapped(self.folder / "hr.bin"))
-                if device == cpu
-                else tuple(pixels.to(device) for pixels in self.on(cpu))
-            )
-        lr, hr = self._on[device]
-        return lr, hr
+            self._on[device] = _mapped(self.folder / "hr.bin") if device == cpu else self.on(cpu).to(device)
+        return self._on[device]
 
     @property
     def size_bytes(self) -> int:
         """What the pixels take."""
-        return int(self._lr.size + self._hr.size)
+        return int(self._hr.size)
 
     def sampler(self, patch: int, device: torch.device | None = None) -> CropSampler:
         """A sampler of ``patch`` x ``patch`` LR crops, photos weighted by their area, on the CPU if not told."""
@@ -114,19 +113,18 @@ class CropSampler:
 
     def __init__(self, pool: CropPool, patch: int, device: torch.device) -> None:
         self.pool, self.patch, self.device = pool, patch, device
-        images = [image for image in pool.train_images if min(image.height, image.width) >= patch]
+        self._side, self._margin = patch * pool.scale, _MARGIN * pool.scale
+        images = [image for image in pool.train_images if min(image.height, image.width) >= self._side]
         if not images:
             raise DataError(
                 f"expected training images of at least {patch}x{patch} LR pixels, got none; use a smaller patch"
             )
-        self._sizes = np.array([(image.height, image.width) for image in images], dtype=np.int64)
-        # First pixel of each image in LR and HR.
-        self._first = np.array([(image.lr_offset // 3, image.hr_offset // 3) for image in images], dtype=np.int64)
-        areas = self._sizes.prod(axis=1).astype(np.float64)
+        self._images = np.array([(image.offset, image.height, image.width) for image in images], dtype=np.int64)
+        areas = self._images[:, 1:].prod(axis=1).astype(np.float64)
         self._shares = np.cumsum(areas / areas.sum())
-        self._lr, self._hr = pool.on(device)
-        self._along_lr = torch.arange(patch, device=device)
-        self._along_hr = torch.arange(patch * pool.scale, device=device)
+        self._pixels = pool.on(device)
+        self._along = torch.arange(self._side + 2 * self._margin, device=device)
+        self._shrinking = torch.from_numpy(shrinking_matrix(patch, pool.scale, _MARGIN)).to(device)
 
     def batch(self, size: int, *, seed: int, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """A step's batch, or the part of it that one of several processes trains on.
@@ -140,41 +138,45 @@ class CropSampler:
         return self.cut(places.to(self.device))
 
     def places(self, size: int, *, seed: int, step: int) -> Tensor:
-        """Where a step's crops lie and how they are turned: (size, 2, 3) int64, on the CPU.
+        """Where a step's crops lie and how they are turned: (size, 8) int64, on the CPU.
 
-        For LR and HR the pixel that becomes the crop's first, and how many pixels on are the one below it and the one
-        to its right: flips and turns are nothing but other ways through the photo.
+        Of each: its image's first pixel, height and width; the crop's top row and left column, in HR pixels; whether
+        it is mirrored up and down, left and right, and along the diagonal.
         """
         rng = np.random.default_rng([seed, step])
-        chosen = np.minimum(np.searchsorted(self._shares, rng.random(size), side="right"), len(self._sizes) - 1)
-        height, width = self._sizes[chosen].T
-        top = (rng.random(size) * (height - self.patch + 1)).astype(np.int64)
-        left = (rng.random(size) * (width - self.patch + 1)).astype(np.int64)
-        turns, flip = rng.integers(4, size=size), rng.integers(2, size=size)
-        ways = []
-        for first, s in zip(self._first[chosen].T, (1, self.pool.scale), strict=True):
-            row, last = width * s, self.patch * s - 1
-            # Corner, step down and step right as (row, column), after each number of quarter turns to the left.
-            corner = np.array([(0, 0), (0, last), (last, last), (last, 0)])[turns]
-            down = np.array([(1, 0), (0, -1), (-1, 0), (0, 1)])[turns]
-            right = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])[turns]
-            for pairs, offset in ((corner, last), (down, 0), (right, 0)):
-                pairs[:, 1] = np.where(flip, offset - pairs[:, 1], pairs[:, 1])
-            corner += np.stack([top * s, left * s], axis=1)
-            ways.append([first + corner[:, 0] * row + corner[:, 1], *(p[:, 0] * row + p[:, 1] for p in (down, right))])
-        return torch.from_numpy(np.array(ways).transpose(2, 0, 1).copy())
+        chosen = np.minimum(np.searchsorted(self._shares, rng.random(size), side="right"), len(self._images) - 1)
+        image = self._images[chosen]
+        corner = (rng.random((size, 2)) * (image[:, 1:] - self._side + 1)).astype(np.int64)
+        return torch.from_numpy(np.hstack([image, corner, rng.integers(2, size=(size, 3))]))
 
     def cut(self, places: Tensor) -> Batch:
         """The crops at :meth:`places`, which are on the sampler's device, as floats."""
-        return Batch(
-            lr=_gathered(self._lr, places[:, 0], self._along_lr), hr=_gathered(self._hr, places[:, 1], self._along_hr)
-        )
+        first, height, width, top, left, upturned, mirrored, swapped = (c[:, None] for c in places.unbind(1))
+        rows = self._positions(top, height, upturned) * width
+        columns = self._positions(left, width, mirrored)
+        down, right = torch.where(swapped == 1, columns, rows), torch.where(swapped == 1, rows, columns)
+        pixels = self._pixels[first[:, :, None] + down[:, :, None] + right[:, None]]
+        inside = slice(self._margin, self._margin + self._side)
+        return Batch(lr=_as_floats(self._shrunk(pixels)), hr=_as_floats(pixels[:, inside, inside]))
+
+    def _positions(self, start: Tensor, size: Tensor, backwards: Tensor) -> Tensor:
+        """(B, side + 2 * margin) rows or columns of a crop and its surroundings, mirrored at the photo's edges."""
+        along = torch.where(backwards == 1, len(self._along) - 1 - self._along, self._along)
+        there_and_back = (start - self._margin + along) % (2 * size)
+        return torch.minimum(there_and_back, 2 * size - 1 - there_and_back)
+
+    def _shrunk(self, pixels: Tensor) -> Tensor:
+        """(B, side + 2 * margin, the same, 3) uint8 -> (B, patch, patch, 3), rounded as make_lr does, in double."""
+        tall = _rounded(self._shrinking @ pixels.flatten(2).double())
+        return _rounded(self._shrinking @ tall.unflatten(2, (-1, 3)))
 
 
-def _gathered(pixels: Tensor, ways: Tensor, along: Tensor) -> Tensor:
-    first, down, right = (way[:, None, None] for way in ways.unbind(1))
-    index = first + down * along[:, None] + right * along
-    return pixels[index].permute(0, 3, 1, 2).float().div_(255.0)
+def _rounded(levels: Tensor) -> Tensor:
+    return levels.add_(0.5).floor_().clamp_(0, 255)
+
+
+def _as_floats(pixels: Tensor) -> Tensor:
+    return pixels.permute(0, 3, 1, 2).float().div_(255.0)
 
 
 def _mapped(file: Path) -> Tensor:

@@ -14,18 +14,22 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
 from edge_sr.datasets import sample_photo_files
 from edge_sr.errors import DataError
 from edge_sr.images import read_image
-from edge_sr.resize import make_lr
+from edge_sr.resize import crop_to_multiple
 from edge_sr.training.crop_pool import POOL_FORMAT, CropPool, PooledImage
 from edge_sr.training.held_out import FLAT_LIMIT, check_enough, choose_held_out, flatness, photo_of
 from edge_sr.training.run_folder import RunLock
 from edge_sr.training.snapshots import to_stderr
 
 # Part of a pool's key: pools that an earlier choice of held-out photos made are packed again.
-_PACKING = 2
+_PACKING = 3
+# Every photo is packed at these sizes, one over the number: smaller ones show the same things finer and sharper, which
+# keeps a network from learning its photos by heart.
+_REDUCTIONS = (1.0, 4 / 3, 2.0)
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 _MOST_NAMES = 10
 
@@ -61,14 +65,14 @@ def open_pool(
         scale: upscaling factor, 2, 3 or 4.
         cache: folder for packed pools.
         hold_out: photos kept out of training, see :func:`~edge_sr.training.held_out.choose_held_out`.
-        workers: threads that read, decode and shrink; None for one per core.
+        workers: threads that read, decode and reduce; None for one per core.
         progress: called with (images done, images in all).
         warn: told in one line of photos that cannot be read, and of another run that packs the same ones.
     Raises:
         DataError: missing or empty folder, only broken photos, fewer photos than are held out, or a full disk.
         CheckpointError: the cache cannot be written.
     """
-    if data is not None and (data / "index.json").is_file() and (data / "lr.bin").is_file():
+    if data is not None and (data / "index.json").is_file() and (data / "hr.bin").is_file():
         pool = CropPool(data)
         if pool.scale != scale:
             raise DataError(f"expected a pool of scale {scale}, got {data} of scale {pool.scale}; pack it again")
@@ -152,19 +156,25 @@ def _pack(
     photos: Sequence[Photo], folder: Path, scale: int, workers: int, progress: Callable[[int, int], None] | None
 ) -> _Packed:
     packed, digest = _Packed(), hashlib.sha256()
-    with (folder / "lr.bin").open("wb") as lr_file, (folder / "hr.bin").open("wb") as hr_file:
+    with (folder / "hr.bin").open("wb") as file:
         for number, (photo, decoded) in enumerate(_decoded(photos, scale, workers)):
             if isinstance(decoded, str):
                 packed.broken.append((photo.name, decoded))
             else:
-                lr, hr, flat = decoded
-                place = {"lr_offset": lr_file.tell(), "hr_offset": hr_file.tell()}
-                packed.images.append(
-                    PooledImage(name=photo.name, held_out=False, height=lr.shape[0], width=lr.shape[1], **place)
-                )
-                lr_file.write(lr.data)
-                hr_file.write(hr.data)
-                digest.update(hr.data)
+                sizes, flat = decoded
+                for reduction, hr in sizes.items():
+                    packed.images.append(
+                        PooledImage(
+                            name=photo.name,
+                            held_out=False,
+                            reduction=reduction,
+                            height=hr.shape[0],
+                            width=hr.shape[1],
+                            offset=file.tell() // 3,
+                        )
+                    )
+                    file.write(hr.data)
+                    digest.update(hr.data)
                 whole = photo_of(photo.name)
                 packed.flatness[whole] = max(flat, packed.flatness.get(whole, 0.0))
             if progress is not None:
@@ -175,13 +185,13 @@ def _pack(
 
 def _decoded(
     photos: Sequence[Photo], scale: int, workers: int
-) -> Iterator[tuple[Photo, tuple[Image, Image, float] | str]]:
-    """Photos in their order with their (LR, HR, flatness); a few are decoded ahead, so that memory stays small.
+) -> Iterator[tuple[Photo, tuple[dict[float, Image], float] | str]]:
+    """Photos in their order with what :func:`_decode` makes of them; a few are decoded ahead, so that memory stays small.
 
     Threads, because Pillow and numpy let others run: two are as fast as two processes, which would inherit locks and
     GPU handles.
     """
-    waiting: deque[tuple[Photo, Future[tuple[Image, Image, float] | str]]] = deque()
+    waiting: deque[tuple[Photo, Future[tuple[dict[float, Image], float] | str]]] = deque()
     with ThreadPoolExecutor(workers) as executor:
         for photo in photos:
             waiting.append((photo, executor.submit(_decode, photo.file, scale)))
@@ -192,14 +202,23 @@ def _decoded(
             yield first, future.result()
 
 
-def _decode(file: Path, scale: int) -> tuple[Image, Image, float] | str:
-    """LR, HR (a multiple of the scale, cut at the right and bottom) and flatness; of a broken file what is wrong."""
+def _decode(file: Path, scale: int) -> tuple[dict[float, Image], float] | str:
+    """HR pixels by reduction, and flatness; of a broken file what is wrong."""
     try:
-        hr = read_image(file)
-        hr = np.ascontiguousarray(hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale])
-        return np.ascontiguousarray(make_lr(hr, scale)), hr, flatness(hr)
+        whole = read_image(file)
+        sizes = {reduction: _reduced(crop_to_multiple(whole, scale), reduction, scale) for reduction in _REDUCTIONS}
+        return {r: hr for r, hr in sizes.items() if r == 1 or hr.size}, flatness(sizes[1.0])
     except Exception as error:  # noqa: BLE001  (decoders raise whatever a damaged file leads them to)
         return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _reduced(image: Image, reduction: float, scale: int) -> Image:
+    """The image so many times smaller, cut at the right and bottom to multiples of the scale."""
+    if reduction != 1:
+        size = [max(1, round(side / reduction)) for side in image.shape[1::-1]]
+        image = np.asarray(PillowImage.fromarray(image).resize(size, PillowImage.Resampling.BICUBIC))
+    height, width = (side // scale * scale for side in image.shape[:2])
+    return np.ascontiguousarray(image[:height, :width])
 
 
 def _warn_of_broken(broken: Sequence[tuple[str, str]], total: int, warn: Callable[[str], None]) -> None:

@@ -33,8 +33,8 @@ class HeldOut:
         self.crops = []
         for image in pool.held_out_images:
             lr, hr = pool.pixels(image)
-            h, w = min(side, image.height), min(side, image.width)
-            top, left, s = (image.height - h) // 2, (image.width - w) // 2, pool.scale
+            (h, w), s = (min(side, full) for full in lr.shape[:2]), pool.scale
+            top, left = (lr.shape[0] - h) // 2, (lr.shape[1] - w) // 2
             hr_crop = hr[top * s : (top + h) * s, left * s : (left + w) * s]
             self.crops.append((lr[top : top + h, left : left + w].copy(), hr_crop.copy()))
 
