@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from edge_sr.checkpoints import load_checkpoint
 from edge_sr.errors import CheckpointError, ConfigError
 from edge_sr.training import HeldOut, branch_cooldown, default_config_path, load_config, open_pool, train, trial_config
 from edge_sr.training import Progress as TrainProgress
-from edge_sr.training.distributed import Processes
+from edge_sr.training.distributed import Processes, is_first_process
 from edge_sr.training.snapshots import remove_snapshots
 from quantization.qat import QATConfig, train_qat
 from quantization.schemes import get_scheme
@@ -124,7 +123,7 @@ def train_float(
         stop_after = 60 * minutes
     elif minutes is not None:
         settings = replace(settings, minutes=minutes)
-    shown = progress if _is_first() else quiet
+    shown = progress if is_first_process() else quiet
     result = train(
         settings,
         data,
@@ -264,8 +263,3 @@ def train_quantized(
 def _inherited(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The terms of the float weights hold for what was made from them."""
     return {name: metadata[name] for name in ("weights_license", "weights_attribution") if name in metadata}
-
-
-def _is_first() -> bool:
-    """Whether this process is the one that writes and talks, under torchrun or alone."""
-    return os.environ.get("RANK", "0") == "0"

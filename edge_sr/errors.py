@@ -57,3 +57,8 @@ class GateError(EdgeSRError):
     """An artifact lost more accuracy than the gate allows."""
 
     exit_code = 3
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception of someone else's code says, in one line of at most 200 characters; its type where nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_sr.errors import CheckpointError, ConfigError
+from edge_sr.errors import CheckpointError, ConfigError, reason_of
 from edge_sr.metrics import psnr_y
 from edge_sr.runner import TorchRunner
 from edge_sr.training.snapshots import checked_step
@@ -166,7 +166,7 @@ class Trainer:
             if self.clock is not None:
                 self.clock.start_steps(spent=float(state["spent_seconds"]))
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = reason_of(error)
             raise CheckpointError(
                 f"expected a snapshot of this training, got {path} ({type(error).__name__}: {reason}); delete it"
             ) from error

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from edge_sr.checkpoints import build_network, load_tensors, refuse_not_finite, save_tensors
-from edge_sr.errors import CheckpointError, ConfigError, UnsupportedScheme
+from edge_sr.errors import CheckpointError, ConfigError, UnsupportedScheme, reason_of
 from quantization.fake_quant import Mode
 from quantization.quantizer import QuantizedNetwork, prepare
 
@@ -66,7 +66,7 @@ def load_quantized(path: Path, *, expect_model: str | None = None) -> LoadedQuan
         network.load_state_dict(loaded.tensors, strict=True)
         network.set_mode(Mode.QUANTIZE)
     except (ConfigError, UnsupportedScheme, KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error)
         raise CheckpointError(
             f"expected a quantized checkpoint of this version, got {path} ({reason}); use the version that wrote it"
         ) from error

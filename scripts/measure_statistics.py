@@ -247,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "overlap": DEFAULT_OVERLAP,
         "training": runs[0].training,
         "photos_sha256": pool.sha256,
-        "train_images": len(pool.train_images),
+        "train_images": pool.train_files,
         "held_out_images": len(pool.held_out_images),
         "statistics_crops": {"crops": STATISTICS_BATCHES * STATISTICS_CROPS, "side": STATISTICS_SIDE},
         "quantization": {"method": METHOD, "recipe": recipe.to_json()},

@@ -69,7 +69,7 @@ def train_float(options: argparse.Namespace, clock: Clock) -> None:
         hold_out=config.hold_out,
         progress=lambda done, total: clock.show(f"photos {done} of {total}"),
     )
-    clock.say(f"{len(pool.train_images)} images to train on, {len(pool.held_out_images)} held out")
+    clock.say(f"{pool.train_files} images to train on, {len(pool.held_out_images)} held out")
     facts = {"command": "python3 scripts/train_on_gpu.py " + " ".join(sys.argv[1:]), "data": options.data.name}
     trainer = Trainer(config, pool, options.out, init=options.init, metadata=facts, say=clock.say)
     trainer.prepare(lambda: profiled_minutes(trainer, options, clock))

@@ -17,6 +17,7 @@ import torch
 from edge_sr.checkpoints import load_checkpoint
 from edge_sr.errors import CheckpointError, ConfigError, DataError
 from edge_sr.images import write_image
+from edge_sr.resize import make_lr
 from edge_sr.training import (
     Phase,
     TrainConfig,
@@ -28,11 +29,10 @@ from edge_sr.training import (
     train,
 )
 from edge_sr.training.config import CONFIGS_DIR
-from edge_sr.resize import make_lr
 from edge_sr.training.crop_pool import CropPool
-from edge_sr.training.held_out import photo_of
 from edge_sr.training.distributed import Processes
 from edge_sr.training.engine import uses_bf16
+from edge_sr.training.held_out import photo_of
 from edge_sr.training.loop import LOG, NETWORK, SNAPSHOT
 from edge_sr.training.muon import Muon, orthogonalised, split_parameters
 from edge_sr.training.run_folder import RunLock
@@ -496,7 +496,7 @@ def test_wrong_settings_are_named(change: dict[str, object], message: str) -> No
 @pytest.mark.parametrize("path", sorted(CONFIGS_DIR.glob("*.toml")), ids=lambda path: path.stem)
 def test_bundled_configurations_load(path: Path) -> None:
     loaded = load_config(path)
-    variants = "_(long|gpu|short(_no_[a-z]+|_image_statistics)?)$"
+    variants = "_(long|finish|gpu|short(_no_[a-z]+|_image_statistics)?)$"
     assert re.sub(variants, "", path.stem) == f"{loaded.model}_x{loaded.scale}"
     assert loaded.phase_at(loaded.steps - 1) == loaded.phases[-1]
     assert loaded.phase_at(0) == loaded.phases[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +86,7 @@ def train(
     """
     from apps.tables import say
     from apps.training import train_float
+    from edge_sr.training.distributed import is_first_process
 
     with resumable(out), working(json_file) as progress:
         report = train_float(
@@ -104,7 +104,7 @@ def train(
             stop_at=stop_at,
             progress=progress,
         )
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return  # under torchrun one process speaks for all
     save("train", report, json_file)
     unfinished = "" if report.finished else ", unfinished: the same command without a limit goes on"
@@ -152,6 +152,7 @@ def qat(
     """
     from apps.tables import say
     from apps.training import train_quantized
+    from edge_sr.training.distributed import is_first_process
     from quantization.qat import QATConfig
 
     settings = QATConfig(
@@ -179,7 +180,7 @@ def qat(
             overwrite=overwrite,
             progress=progress,
         )
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
     save("qat", report, json_file)
     say(

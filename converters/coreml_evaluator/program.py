@@ -12,7 +12,7 @@ from converters.coreml_evaluator.node import Kernel, Node
 from converters.coreml_evaluator.operations import OPERATIONS
 from converters.coreml_evaluator.value_types import STORAGE, from_array, rounded
 from converters.mil_reader import UNKNOWN_SIZE, MilPackage, Operation, TensorType, tensor_type
-from edge_sr.errors import ArtifactError, RunnerError
+from edge_sr.errors import ArtifactError, RunnerError, reason_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,7 @@ class Step:
         try:
             made = self.kernel.compute(*values)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
-            cause = " ".join(str(error).split())[:300]
-            raise RunnerError(f"expected {self.where} to run, got {cause}") from error
+            raise RunnerError(f"expected {self.where} to run, got {reason_of(error)}") from error
         results = (made,) if isinstance(made, Tensor) else tuple(made)
         for result, (name, declared) in zip(results, self.operation.outputs, strict=True):
             if tuple(result.shape) != declared.shape and not _fits(result, declared):

@@ -5,7 +5,6 @@ Needs torch, numpy and pillow alone, so that it also runs on a borrowed GPU mach
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from edge_sr.training.config import (
 )
 from edge_sr.training.cooldown import branch_cooldown
 from edge_sr.training.crop_pool import CropPool
+from edge_sr.training.distributed import is_first_process
 from edge_sr.training.loop import Progress, Trainer, TrainResult
 from edge_sr.training.packing import open_pool
 from edge_sr.training.run_folder import RunLock
@@ -77,8 +77,7 @@ def train(
     """
     # The sample photos are five: holding the usual number out would leave none.
     hold_out = config.hold_out if data is not None else min(config.hold_out, 1)
-    first = os.environ.get("RANK", "0") == "0"
-    with RunLock(out) if first else nullcontext():
+    with RunLock(out) if is_first_process() else nullcontext():
         pool = open_pool(
             data, scale=config.scale, cache=cache or out / "pools", hold_out=hold_out, progress=packing, warn=say
         )

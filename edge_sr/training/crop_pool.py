@@ -81,6 +81,11 @@ class CropPool:
         return tuple(image for image in self.images if not image.held_out)
 
     @property
+    def train_files(self) -> int:
+        """How many files crops are cut from; each is packed at several sizes."""
+        return sum(image.reduction == 1 for image in self.train_images)
+
+    @property
     def held_out_images(self) -> tuple[PooledImage, ...]:
         """Images kept for choosing checkpoints, none of them reduced."""
         return tuple(image for image in self.images if image.held_out and image.reduction == 1)
@@ -168,7 +173,7 @@ class CropSampler:
     def _shrunk(self, pixels: Tensor) -> Tensor:
         """(B, side + 2 * margin, the same, 3) uint8 -> (B, patch, patch, 3), rounded as make_lr does, in double."""
         tall = _rounded(self._shrinking @ pixels.flatten(2).double())
-        return _rounded(self._shrinking @ tall.unflatten(2, (-1, 3)))
+        return _rounded(self._shrinking @ tall.view(len(pixels), self.patch, -1, 3))
 
 
 def _rounded(levels: Tensor) -> Tensor:

@@ -10,6 +10,11 @@ import torch.distributed as distributed
 from torch import nn
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and talks, under ``torchrun`` or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Processes:
     """This process among those that train together; a single one where ``torchrun`` did not start it."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edge_sr.errors import ConfigError
+from edge_sr.errors import ConfigError, reason_of
 from edge_sr.networks.forms import DEPTHWISE_FORMS
 from edge_sr.networks.idsa_blocks import LCIPB
 from edge_sr.training.config import TrainConfig
@@ -211,12 +211,7 @@ class Engine:
         )
 
     def _warm_up(self, sampler: CropSampler, places: Tensor) -> None:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP_STEPS):
-                self._step(sampler, places)
-        torch.cuda.current_stream().wait_stream(stream)
+        _on_a_side_stream(lambda: self._step(sampler, places))
 
 
 class _Recorded:
@@ -254,7 +249,7 @@ def choose_depthwise_form(network: nn.Module, config: TrainConfig, batch: int, p
     for form in DEPTHWISE_FORMS[1:]:  # a kernel for each tap would be nothing but launches
         module.form = form
         try:
-            times[form] = _seconds(lambda: _forward_backward(module, x, uses_bf16(config.precision, device)))
+            times[form] = _replay_seconds(lambda: _forward_backward(module, x, uses_bf16(config.precision, device)))
         except RuntimeError as error:
             say(f"large kernels as {form}: not here ({_line(error)})")
     best = min(times, key=lambda form: times[form]) if times else "depthwise"
@@ -262,25 +257,36 @@ def choose_depthwise_form(network: nn.Module, config: TrainConfig, batch: int, p
         each.form = best
     listed = ", ".join(f"{form} {1e3 * seconds:.2f} ms" for form, seconds in times.items())
     say(f"large kernels, one block, forward and backward: {listed}; {best} is used")
-    network.zero_grad(set_to_none=True)
 
 
 def _forward_backward(module: nn.Module, x: Tensor, bf16: bool) -> None:
-    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16):
-        module(x).float().sum().backward()
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False):
+        total = module(x).float().sum()
+    torch.autograd.grad(total, [x, *module.parameters()])
 
 
-def _seconds(work: Callable[[], None], budget: float = 0.5) -> float:
-    for _ in range(3):
+def _replay_seconds(work: Callable[[], None], replays: int = 100) -> float:
+    """Seconds that work takes in a CUDA graph, as it will in training: eager, starting the kernels takes longer."""
+    _on_a_side_stream(work)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
         work()
     torch.cuda.synchronize()
-    began, rounds = time.monotonic(), 0
-    while time.monotonic() - began < budget:
-        for _ in range(5):
+    began = time.monotonic()
+    for _ in range(replays):
+        graph.replay()
+    torch.cuda.synchronize()
+    return (time.monotonic() - began) / replays
+
+
+def _on_a_side_stream(work: Callable[[], None]) -> None:
+    """Work before it is recorded: what compiles does so, and libraries choose their kernels."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UP_STEPS):
             work()
-        torch.cuda.synchronize()
-        rounds += 5
-    return (time.monotonic() - began) / rounds
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 def pool_device(size_bytes: int, device: torch.device, say: Say) -> torch.device:
@@ -338,4 +344,4 @@ def _floating_pairs(average: nn.Module, network: nn.Module) -> tuple[list[Tensor
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    return f"{type(error).__name__}: {reason_of(error)}"

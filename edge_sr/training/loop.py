@@ -368,7 +368,7 @@ class Trainer:
                 "device": self.processes.describe(),
                 "torch": torch.__version__,
                 "pool_sha256": self.pool.sha256,
-                "train_images": len(self.pool.train_images),
+                "train_images": self.pool.train_files,
                 "held_out_images": len(self.pool.held_out_images),
                 "training_config": self.config.to_json(),
             }

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from edge_sr.datasets import sample_photo_files
-from edge_sr.errors import DataError
+from edge_sr.errors import DataError, reason_of
 from edge_sr.images import read_image
 from edge_sr.resize import crop_to_multiple
 from edge_sr.training.crop_pool import POOL_FORMAT, CropPool, PooledImage
@@ -186,7 +186,7 @@ def _pack(
 def _decoded(
     photos: Sequence[Photo], scale: int, workers: int
 ) -> Iterator[tuple[Photo, tuple[dict[float, Image], float] | str]]:
-    """Photos in their order with what :func:`_decode` makes of them; a few are decoded ahead, so that memory stays small.
+    """Photos in their order with what :func:`_decode` makes of them; a few are decoded ahead: memory stays small.
 
     Threads, because Pillow and numpy let others run: two are as fast as two processes, which would inherit locks and
     GPU handles.
@@ -209,7 +209,7 @@ def _decode(file: Path, scale: int) -> tuple[dict[float, Image], float] | str:
         sizes = {reduction: _reduced(crop_to_multiple(whole, scale), reduction, scale) for reduction in _REDUCTIONS}
         return {r: hr for r, hr in sizes.items() if r == 1 or hr.size}, flatness(sizes[1.0])
     except Exception as error:  # noqa: BLE001  (decoders raise whatever a damaged file leads them to)
-        return " ".join(str(error).split())[:200] or type(error).__name__
+        return reason_of(error)
 
 
 def _reduced(image: Image, reduction: float, scale: int) -> Image:

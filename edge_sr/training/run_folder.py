@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sr.atomic import atomic_path
-from edge_sr.errors import CheckpointError, ConfigError
+from edge_sr.errors import CheckpointError, ConfigError, reason_of
 
 # Windows keeps others from reading the locked byte, so it is one behind the text.
 _LOCKED_BYTE = 1 << 20
@@ -139,7 +139,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
             return value
         reason = f"it holds a {type(value).__name__}"
     except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
     raise ConfigError(f"expected a JSON object, got {path} ({reason}); restore it or choose another --out")
 
 

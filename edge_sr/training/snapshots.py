@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from edge_sr.atomic import atomic_path
-from edge_sr.errors import CheckpointError
+from edge_sr.errors import CheckpointError, reason_of
 
 _MAGIC = b"edge-sr snapshot 1\n"
 _OLD_MAGIC = b"PK"  # bare ``torch.save``, as written before there was a checksum
@@ -131,7 +131,7 @@ def _state(path: Path, payload: bytes, map_location: torch.device | str, steps: 
     try:
         state = torch.load(io.BytesIO(payload), map_location=map_location, weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler meets
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise CheckpointError(f"expected a snapshot of this version, got {path} ({reason}); delete it") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"expected a snapshot of named values, got {type(state).__name__} in {path}; delete it")
