@@ -76,13 +76,15 @@ def test_a_crop_begins_at_any_pixel_and_its_lr_side_is_that_of_its_surroundings(
     for name in ("a", "b"):
         write_image(tmp_path / f"{name}.png", rng.integers(0, 256, (50, 61, 3), dtype=np.uint8))
     pool = open_pool(tmp_path, scale=scale, cache=tmp_path / "cache", hold_out=1)
-    sampler, side, margin = pool.sampler(6), 6 * scale, 2 * scale
+    sampler, side, margin = pool.sampler(6, reduced=True), 6 * scale, 2 * scale
     photos = {
         image.offset: np.pad(pool.pixels(image)[1], ((margin,) * 2, (margin,) * 2, (0, 0)), "symmetric")
         for image in pool.train_images
     }
     places = sampler.places(200, seed=3, step=5)
     assert set(places[:, 0].tolist()) == set(photos)
+    whole = {image.offset for image in pool.train_images if image.reduction == 1}
+    assert set(pool.sampler(6).places(200, seed=3, step=5)[:, 0].tolist()) == whole
     assert set((places[:, 3:5] % scale).flatten().tolist()) == set(range(scale))
     batch = sampler.cut(places)
     assert batch.lr.is_contiguous(memory_format=torch.channels_last)
@@ -109,7 +111,7 @@ def test_data_order_depends_on_seed_and_step_not_on_the_number_of_processes(pool
 def test_held_out_photos_are_never_cropped(pool: CropPool) -> None:
     held = {image.name for image in pool.held_out_images}
     assert held
-    sampler = pool.sampler(12)
+    sampler = pool.sampler(12, reduced=True)
     places = torch.cat([sampler.places(16, seed=1, step=step) for step in range(40)])
     for image in pool.held_out_images:
         assert not (places[:, 0] == image.offset).any()

@@ -108,18 +108,26 @@ class CropPool:
         """What the pixels take."""
         return int(self._hr.size)
 
-    def sampler(self, patch: int, device: torch.device | None = None) -> CropSampler:
-        """A sampler of ``patch`` x ``patch`` LR crops, photos weighted by their area, on the CPU if not told."""
-        return CropSampler(self, patch, device or torch.device("cpu"))
+    def sampler(self, patch: int, device: torch.device | None = None, *, reduced: bool = False) -> CropSampler:
+        """A sampler of ``patch`` x ``patch`` LR crops, photos weighted by their area.
+
+        Args:
+            patch: LR pixels.
+            device: where crops are cut, the CPU if not told.
+            reduced: take photos at all their sizes, which is for float training alone: reduced ones are sharper than
+                what a phone sees, and int8 ranges wide enough for them cost photos accuracy.
+        """
+        return CropSampler(self, patch, device or torch.device("cpu"), reduced=reduced)
 
 
 class CropSampler:
     """Cuts random crops with random flips and quarter turns, where the pixels are."""
 
-    def __init__(self, pool: CropPool, patch: int, device: torch.device) -> None:
+    def __init__(self, pool: CropPool, patch: int, device: torch.device, *, reduced: bool) -> None:
         self.pool, self.patch, self.device = pool, patch, device
         self._side, self._margin = patch * pool.scale, _MARGIN * pool.scale
-        images = [image for image in pool.train_images if min(image.height, image.width) >= self._side]
+        images = [image for image in pool.train_images if reduced or image.reduction == 1]
+        images = [image for image in images if min(image.height, image.width) >= self._side]
         if not images:
             raise DataError(
                 f"expected training images of at least {patch}x{patch} LR pixels, got none; use a smaller patch"

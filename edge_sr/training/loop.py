@@ -112,7 +112,7 @@ class Trainer:
                 f"{', '.join(str(phase.batch) for phase in config.phases)}; change them or --nproc-per-node"
             )
         where = pool_device(pool.size_bytes, self.device, self.say)
-        self.samplers = {phase.patch: pool.sampler(phase.patch, where) for phase in config.phases}
+        self.samplers = {phase.patch: pool.sampler(phase.patch, where, reduced=True) for phase in config.phases}
         torch.manual_seed(config.seed)
         network = create_network(config.model, config.scale, **config.network)
         if init is not None:

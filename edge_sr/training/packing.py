@@ -245,7 +245,7 @@ def _with_held_out(packed: _Packed, hold_out: int, warn: Callable[[str], None]) 
 
 def _key(photos: Sequence[Photo], scale: int, hold_out: int, workers: int) -> str:
     """A name for the pool of these photos: their names and contents, and how they are packed."""
-    digest = hashlib.sha256(repr((POOL_FORMAT, _PACKING, scale, hold_out)).encode())
+    digest = hashlib.sha256(repr((POOL_FORMAT, _PACKING, _REDUCTIONS, scale, hold_out)).encode())
     with ThreadPoolExecutor(workers) as executor:
         for photo, content in zip(photos, executor.map(_content, photos), strict=True):
             digest.update(f"{photo.name}:{photo.file.suffix}:{content}\n".encode(errors="surrogateescape"))
