@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,19 @@ def test_a_packed_pool_can_be_given_as_data(pool: CropPool, tmp_path: Path) -> N
     assert open_pool(pool.folder, scale=2, cache=tmp_path).sha256 == pool.sha256
     with pytest.raises(DataError, match="scale 3"):
         open_pool(pool.folder, scale=3, cache=tmp_path)
+
+
+def test_a_pool_whose_pixels_are_cut_or_gone_is_one_line(pool: CropPool, tmp_path: Path) -> None:
+    folder = shutil.copytree(pool.folder, tmp_path / "pool")
+    whole = (folder / "hr.bin").read_bytes()
+    for damaged in (whole[:-1], whole[:100], b""):
+        (folder / "hr.bin").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"expected \d+ whole pixels.* pack again") as caught:
+            CropPool(folder)
+        assert "\n" not in str(caught.value)
+    (folder / "hr.bin").unlink()
+    with pytest.raises(DataError, match="whole pixels"):
+        CropPool(folder)
 
 
 def test_missing_empty_and_too_small_folders_are_refused(tmp_path: Path, photos: Path) -> None:

@@ -8,6 +8,7 @@ Crops are a pure function of (seed, step), so a run that was cut goes on with th
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge_sr.errors import DataError
+from edge_sr.errors import DataError, reason_of
 from edge_sr.resize import make_lr, shrinking_matrix
 
 POOL_FORMAT = 2
@@ -70,9 +71,13 @@ class CropPool:
         self.scale = int(index["scale"])
         self.sha256 = str(index["sha256"])
         self.images = tuple(PooledImage(**entry) for entry in index["images"])
-        self._hr = np.memmap(folder / "hr.bin", dtype=np.uint8, mode="r").reshape(-1, 3)
-        if any(len(self._hr) < image.offset + image.height * image.width for image in self.images):
-            raise DataError(f"expected whole pixels in {folder}, got a shorter file; delete it and pack again")
+        pixels = max((image.offset + image.height * image.width for image in self.images), default=0)
+        try:
+            self._hr = np.memmap(folder / "hr.bin", dtype=np.uint8, mode="r", shape=(pixels, 3))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"expected {pixels} whole pixels in {folder}, got: {reason_of(error)}; delete it and pack again"
+            ) from error
         self._on: dict[torch.device, Tensor] = {}
 
     @property
@@ -100,7 +105,9 @@ class CropPool:
         """All HR pixels, (pixels, 3) uint8: mapped from the file on the CPU, copied to any other device."""
         if device not in self._on:
             cpu = torch.device("cpu")
-            self._on[device] = _mapped(self.folder / "hr.bin") if device == cpu else self.on(cpu).to(device)
+            self._on[device] = (
+                _mapped(self.folder / "hr.bin", self._hr.shape) if device == cpu else self.on(cpu).to(device)
+            )
         return self._on[device]
 
     @property
@@ -192,5 +199,5 @@ def _as_floats(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float().div_(255.0)
 
 
-def _mapped(file: Path) -> Tensor:
-    return torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8).view(-1, 3)
+def _mapped(file: Path, shape: tuple[int, ...]) -> Tensor:
+    return torch.from_file(str(file), shared=False, size=math.prod(shape), dtype=torch.uint8).view(shape)
