@@ -166,9 +166,9 @@ class Trainer:
             if self.clock is not None:
                 self.clock.start_steps(spent=float(state["spent_seconds"]))
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = reason_of(error)
             raise CheckpointError(
-                f"expected a snapshot of this training, got {path} ({type(error).__name__}: {reason}); delete it"
+                f"expected a snapshot of this training, got {path} ({type(error).__name__}: {reason_of(error)}); "
+                "delete it"
             ) from error
 
     def _done(self) -> float:

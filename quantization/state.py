@@ -66,9 +66,9 @@ def load_quantized(path: Path, *, expect_model: str | None = None) -> LoadedQuan
         network.load_state_dict(loaded.tensors, strict=True)
         network.set_mode(Mode.QUANTIZE)
     except (ConfigError, UnsupportedScheme, KeyError, TypeError, RuntimeError) as error:
-        reason = reason_of(error)
         raise CheckpointError(
-            f"expected a quantized checkpoint of this version, got {path} ({reason}); use the version that wrote it"
+            f"expected a quantized checkpoint of this version, got {path} ({reason_of(error)}); "
+            "use the version that wrote it"
         ) from error
     # Ranges are infinite before anything was observed, and those of fixed grids for ever.
     state = {name: value for name, value in network.state_dict().items() if not name.endswith((".low", ".high"))}

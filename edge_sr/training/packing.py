@@ -205,9 +205,10 @@ def _decoded(
 def _decode(file: Path, scale: int) -> tuple[dict[float, Image], float] | str:
     """HR pixels by reduction, and flatness; of a broken file what is wrong."""
     try:
-        whole = read_image(file)
-        sizes = {reduction: _reduced(crop_to_multiple(whole, scale), reduction, scale) for reduction in _REDUCTIONS}
-        return {r: hr for r, hr in sizes.items() if r == 1 or hr.size}, flatness(sizes[1.0])
+        whole = crop_to_multiple(read_image(file), scale)
+        possible = [reduction for reduction in _REDUCTIONS if round(min(whole.shape[:2]) / reduction) >= scale]
+        sizes = {reduction: _reduced(whole, reduction, scale) for reduction in possible}
+        return sizes, flatness(sizes[1.0])
     except Exception as error:  # noqa: BLE001  (decoders raise whatever a damaged file leads them to)
         return reason_of(error)
 
@@ -215,10 +216,9 @@ def _decode(file: Path, scale: int) -> tuple[dict[float, Image], float] | str:
 def _reduced(image: Image, reduction: float, scale: int) -> Image:
     """The image so many times smaller, cut at the right and bottom to multiples of the scale."""
     if reduction != 1:
-        size = [max(1, round(side / reduction)) for side in image.shape[1::-1]]
+        size = [round(side / reduction) for side in image.shape[1::-1]]
         image = np.asarray(PillowImage.fromarray(image).resize(size, PillowImage.Resampling.BICUBIC))
-    height, width = (side // scale * scale for side in image.shape[:2])
-    return np.ascontiguousarray(image[:height, :width])
+    return np.ascontiguousarray(crop_to_multiple(image, scale))
 
 
 def _warn_of_broken(broken: Sequence[tuple[str, str]], total: int, warn: Callable[[str], None]) -> None:
