@@ -3,7 +3,7 @@
 Rules:
 - the network's input lies on 1/255 with zero point -128, and so does its output: images are 8 bit wide;
 - a sigmoid's output lies on 1/256 with zero point -128;
-- a convolution, sum or product gets a grid of its own, after its ReLU where a ReLU is the only reader;
+- a convolution, sum or product gets a grid of its own, after its ReLU or clipping where that is the only reader;
 - a moved value (slice, reshape, pixel shuffle, nearest upsampling...), a ReLU of a value that already lies on a grid
   and a convolution that only copies channels stay on the grid of their input;
 - all inputs and the output of a concatenation share one grid;
@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from edge_sr.errors import ConfigError
 from quantization.op_kinds import classify, is_copying
-from quantization.schemes import OpKind, Scheme
+from quantization.schemes import ACTIVATIONS, OpKind, Scheme
 
 IMAGE_SCALE = 1.0 / 255.0
 SIGMOID_SCALE = 1.0 / 256.0
@@ -92,8 +92,8 @@ class _Planner:
             self._visit_conv(node)
         elif kind is OpKind.CAT:
             self._visit_cat(node)
-        elif kind is OpKind.RELU:
-            self._visit_relu(node)
+        elif kind in ACTIVATIONS:
+            self._visit_activation(node)
         elif kind in (OpKind.ADD, OpKind.MUL):
             self._visit_arithmetic(node)
         elif kind is OpKind.SIGMOID:
@@ -112,14 +112,15 @@ class _Planner:
         conv = self.network.get_submodule(str(node.target))
         if isinstance(conv, nn.Conv2d) and is_copying(conv):
             self.plan.grids[node] = self.grid_read(node, source)
-        elif not self._fuses_relu(node):
+        elif not self._fuses_activation(node):
             self._round(node, GridPlan(f"{node.name}_grid"))
 
-    def _visit_relu(self, node: fx.Node) -> None:
+    def _visit_activation(self, node: fx.Node) -> None:
         source = _value(node.args[0])
-        if source in self.plan.grids:
+        # A ReLU's limit, zero, lies on every grid; the limits of other clippings need not.
+        if source in self.plan.grids and self.plan.kinds[node] is OpKind.RELU:
             self.plan.grids[node] = self.plan.grids[source]
-        elif self.plan.kinds[source] in (OpKind.CONV, OpKind.ADD, OpKind.MUL):
+        elif source not in self.plan.grids and self.plan.kinds[source] in (OpKind.CONV, OpKind.ADD, OpKind.MUL):
             self._round(node, GridPlan(f"{node.name}_grid"))
         else:
             self.plan.kinds[node] = OpKind.OTHER
@@ -134,7 +135,7 @@ class _Planner:
         for constant in constants:
             if constant not in self.plan.grids:
                 self._round(constant, GridPlan(f"{constant.name}_grid"))
-        if not self._fuses_relu(node):
+        if not self._fuses_activation(node):
             self._round(node, GridPlan(f"{node.name}_grid"))
 
     def _visit_sigmoid(self, node: fx.Node) -> None:
@@ -178,9 +179,9 @@ class _Planner:
     def grid_read(self, reader: fx.Node, value: fx.Node) -> GridPlan:
         return self.plan.requantize.get((reader, value)) or self.plan.grids[value]
 
-    def _fuses_relu(self, node: fx.Node) -> bool:
+    def _fuses_activation(self, node: fx.Node) -> bool:
         users = list(node.users)
-        return len(users) == 1 and self.plan.kinds[users[0]] is OpKind.RELU
+        return len(users) == 1 and self.plan.kinds[users[0]] in ACTIVATIONS
 
     def _round(self, node: fx.Node, grid: GridPlan) -> None:
         self.plan.grids[node] = grid

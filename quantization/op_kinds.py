@@ -18,6 +18,8 @@ from quantization.schemes import OpKind
 _FUNCTIONS: dict[Any, OpKind] = {
     torch.relu: OpKind.RELU,
     F.relu: OpKind.RELU,
+    F.hardtanh: OpKind.CLIP,
+    F.relu6: OpKind.CLIP,
     operator.add: OpKind.ADD,
     torch.add: OpKind.ADD,
     operator.mul: OpKind.MUL,
@@ -54,6 +56,8 @@ _METHODS: dict[str, OpKind] = {
 }
 _MODULES: dict[type[nn.Module], OpKind] = {
     nn.ReLU: OpKind.RELU,
+    nn.Hardtanh: OpKind.CLIP,
+    nn.ReLU6: OpKind.CLIP,
     nn.Sigmoid: OpKind.SIGMOID,
     nn.PixelShuffle: OpKind.MOVE,
     nn.PixelUnshuffle: OpKind.MOVE,

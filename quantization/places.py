@@ -24,7 +24,7 @@ from quantization.fake_quant import Grid, QuantizedConv2d
 from quantization.grids import IMAGE_SCALE
 from quantization.op_kinds import classify, is_copying_weight
 from quantization.quantizer import QuantizedNetwork
-from quantization.schemes import OpKind
+from quantization.schemes import ACTIVATIONS, OpKind
 
 OP, BLOCK, ROLE = "op", "block", "role"
 VIEWS = (OP, BLOCK, ROLE)
@@ -85,12 +85,12 @@ def find_places(network: QuantizedNetwork) -> tuple[Place, ...]:
 
 
 def _value_place(call: fx.Node, module: fx.GraphModule) -> Place:
-    """The place where a grid is called: named after what computes the value, before its ReLU."""
+    """The place where a grid is called: named after what computes the value, before its activation."""
     source = call.args[0]
     assert isinstance(source, fx.Node)
     if source.op == "get_attr":
         return Place(node=call.name, op="constants", layer=str(source.target).rpartition(".")[0])
-    if _kind(source, module) is OpKind.RELU:
+    if _kind(source, module) in ACTIVATIONS:
         source = source.all_input_nodes[0]
     # A grid of this name rounds what a float operator computed, see quantization.grids.
     entry = str(call.target).endswith("_entry_grid")

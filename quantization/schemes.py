@@ -17,12 +17,17 @@ class OpKind(Enum):
 
     CONV = "conv"
     RELU = "relu"
+    CLIP = "clip"  # to constant limits other than those of a ReLU
     ADD = "add"
     MUL = "mul"
     SIGMOID = "sigmoid"
     MOVE = "move"  # slice, reshape, permute, pixel_shuffle, nearest upsampling: values are copied, never computed
     CAT = "cat"
     OTHER = "other"  # stays float
+
+
+ACTIVATIONS = (OpKind.RELU, OpKind.CLIP)
+"""What int8 engines fuse into the convolution, sum or product before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ class Scheme:
             raise ConfigError(f"expected named kinds of ops in int8_ops, got OTHER in {self.name!r}; remove it")
 
 
-_MOVING = frozenset({OpKind.RELU, OpKind.MOVE, OpKind.CAT})
+_MOVING = frozenset({OpKind.RELU, OpKind.CLIP, OpKind.MOVE, OpKind.CAT})
 
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme

@@ -19,7 +19,7 @@ from edge_sr.errors import ConfigError
 from quantization.fake_quant import Grid, Mode, QuantizedConv2d
 from quantization.op_kinds import classify
 from quantization.quantizer import QuantizedNetwork
-from quantization.schemes import OpKind
+from quantization.schemes import ACTIVATIONS, OpKind
 
 _MOVING = (OpKind.MOVE, OpKind.CAT)
 
@@ -152,7 +152,7 @@ class LayerTaps:
         if node.name in self._about_to_round:
             return False
         (only,) = node.users if len(node.users) == 1 else (None,)
-        return not (self._is_conv(node) and only is not None and _kind(only, self._module) is OpKind.RELU)
+        return not (self._is_conv(node) and only is not None and _kind(only, self._module) in ACTIVATIONS)
 
     def _describe(self, node: fx.Node) -> Tap:
         grid = self._grids.get(self._grid_of_node.get(node.name, ""))
@@ -173,8 +173,9 @@ class LayerTaps:
 
     def _name_of(self, node: fx.Node) -> tuple[str, str]:
         kind = _kind(node, self._module)
-        if kind is OpKind.RELU and self._is_conv(node.all_input_nodes[0]) and len(node.all_input_nodes[0].users) == 1:
-            return str(node.all_input_nodes[0].target), "conv + relu"
+        first = node.all_input_nodes[0] if kind in ACTIVATIONS else None
+        if first is not None and self._is_conv(first) and len(first.users) == 1:
+            return str(first.target), f"conv + {kind.value}"
         if self._is_conv(node):
             return str(node.target), "conv"
         word = kind.value if kind is not OpKind.OTHER and kind is not OpKind.MOVE else _word(node, self._module)

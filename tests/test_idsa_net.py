@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from converters.lowering import Lowered, LoweringJob
-from edge_sr.checkpoints import load_checkpoint, save_checkpoint
+from edge_sr.checkpoints import bundled_checkpoint, load_checkpoint, save_checkpoint
 from edge_sr.errors import ConfigError, DataError, ShapeError
 from edge_sr.networks import create_network
 from edge_sr.networks.attention import (
@@ -141,6 +141,33 @@ def test_deployed_form_is_new_and_carries_what_an_artifact_records() -> None:
     assert not deployed.training
     assert (deployed.model_name, deployed.scale, deployed.tile_multiple) == ("idsa_net", 2, 8)
     assert (deployed.config, deployed.context) == (network.config, network.context)
+
+
+def test_large_kernel_block_adds_a_bounded_amount_in_both_forms() -> None:
+    torch.manual_seed(1)
+    block = LCIPB(16, 8).eval()
+    with torch.no_grad():
+        block.mix.weight.mul_(5)  # both bounds are reached, and both left alone somewhere
+    # screened values within 8, reweighted by at most 2, then a 1x1 whose rows sum up to so much
+    assert block.expand.bias is not None
+    bound = 16 * block.expand.weight.abs().sum((1, 2, 3)) + block.expand.bias.abs()
+    for size in (1.0, 10.0, 1e6):
+        x = size * torch.randn(2, 16, 24, 32)
+        added = block(x) - x
+        torch.testing.assert_close(block.deployed()(x), block(x), atol=1e-5 * max(size, 1), rtol=0)
+        assert (added.abs().amax((0, 2, 3)) <= bound + 0.1 * (size > 10)).all()
+
+
+def test_bundled_weights_keep_their_picture_on_one_pixel_patterns_and_noise() -> None:
+    network = load_checkpoint(bundled_checkpoint("idsa_net", 4)).network
+    generator = torch.Generator().manual_seed(0)
+    checks = ((torch.arange(64)[:, None] + torch.arange(64)) % 2).float().expand(1, 3, 64, 64)
+    lines = (torch.arange(64) % 2).float().expand(1, 3, 64, 64)
+    noise = torch.rand(1, 3, 64, 64, generator=generator)
+    with torch.no_grad():
+        # A picture is 0..1. Nothing like these is among the photos, so contours overshoot, but nothing runs away.
+        for pattern in (checks, lines, lines.mT, noise, noise.round(), noise[:, :1].round().expand(1, 3, 64, 64)):
+            assert (network(pattern) - 0.5).abs().max() < 10
 
 
 def test_deployed_form_is_traceable_for_any_size() -> None:

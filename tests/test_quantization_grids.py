@@ -26,6 +26,7 @@ class Net(nn.Module):
         self.head = nn.Conv2d(3, 4, 3, padding=1)
         self.c1, self.c2, self.c3 = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
         self.wide = nn.Conv2d(8, 4, 1)
+        self.clip = nn.Hardtanh()
         self.gain = nn.Parameter(torch.full((1, 4, 1, 1), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,6 +65,25 @@ def test_relu_is_fused_where_it_is_the_only_reader() -> None:
     network = _prepared(lambda net, x: net.c1(F.relu(net.head(x))))
     assert _names(network) == ["x_grid", "relu_grid", "output_grid"]
     assert _conv(network, "head").output_grid is network.graph_module.get_submodule("grids.relu_grid")
+
+
+@pytest.mark.parametrize("clip", ["hardtanh", "relu6", "clip"])
+def test_clipping_is_fused_where_it_is_the_only_reader(clip: str) -> None:
+    def body(net: Net, x: Tensor) -> Tensor:
+        y = net.head(x)
+        return net.c1(net.clip(y) if clip == "clip" else getattr(F, clip)(y))
+
+    network = _prepared(body)
+    assert _names(network) == ["x_grid", f"{clip}_grid", "output_grid"]
+    assert _conv(network, "head").output_grid is network.graph_module.get_submodule(f"grids.{clip}_grid")
+
+
+def test_clipping_of_a_value_read_elsewhere_stays_float_because_its_limits_need_not_lie_on_the_grid() -> None:
+    def body(net: Net, x: Tensor) -> Tensor:
+        y = net.head(x)
+        return net.c1(F.hardtanh(y)) + y
+
+    assert _names(_prepared(body)) == ["x_grid", "head_grid", "hardtanh_entry_grid", "c1_grid", "output_grid"]
 
 
 def test_relu_of_a_value_read_elsewhere_shares_its_grid() -> None:

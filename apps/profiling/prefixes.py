@@ -27,6 +27,7 @@ from edge_sr.errors import ConversionError, EdgeSRError
 from edge_sr.runner import to_float
 from quantization.qdq import to_qdq
 from quantization.quantizer import QuantizedNetwork
+from quantization.schemes import ACTIVATIONS
 from quantization.taps import LayerTaps, Tap
 
 # Lowering one takes seconds; layers in between are put together.
@@ -196,7 +197,7 @@ def _lower(network: nn.Module, tile: tuple[int, int]) -> bytes:
 
 
 def _is_conv(tap: Tap) -> bool:
-    return tap.op in ("conv", "conv + relu")
+    return tap.op in ("conv", *(f"conv + {kind.value}" for kind in ACTIVATIONS))
 
 
 def _conv_macs(taps: LayerTaps, network: nn.Module, tile: tuple[int, int]) -> dict[str, int]:

@@ -177,6 +177,11 @@ def _filters(conv: nn.Module, start: int, stop: int | None) -> nn.Conv2d:
     return part
 
 
+# Bounds of what LCIPB multiplies; on photos few values reach them. Powers of two, so that folding them is exact.
+_SCREENED = 8.0
+_REWEIGHTED = 2.0
+
+
 class LCIPB(nn.Module):
     """Large kernel channel information purification block: ``x + expand(p * LKA(p))``, ``p = screen(shuffle(x))``.
 
@@ -184,7 +189,9 @@ class LCIPB(nn.Module):
     7x7 depthwise with dilation 3, 1x1) reweights those at every position. The bias of LKA's 1x1 is each channel's
     enhancement and starts at 1, so a fresh block passes what it screens. (Ours: the shuffle is read through the
     screening weights, where it costs nothing; the screening is a learned 1x1 without statistics, so that it does not
-    depend on the size of a tile.)
+    depend on the size of a tile; what is screened and what reweights it are clipped, because a product of two values
+    that are not squares them, block after block: without it, trained weights took a one-pixel checkerboard beyond
+    1e16, and clipped values take less of an int8 grid.)
     """
 
     unshuffle: Tensor
@@ -206,11 +213,13 @@ class LCIPB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
         p = pointwise(self.screen, x, self.screen.weight[:, self.unshuffle])
+        p = functional.hardtanh(p, -_SCREENED, _SCREENED)
         y = depthwise(self.large, depthwise(self.local, p, self.form), self.form)
-        return x + pointwise(self.expand, p * pointwise(self.mix, y))
+        weights = functional.hardtanh(pointwise(self.mix, y), -_REWEIGHTED, _REWEIGHTED)
+        return x + pointwise(self.expand, p * weights)
 
     def deployed(self) -> DeployedLCIPB:
-        """The same function with the shuffle folded and no depthwise kernel above 25 taps."""
+        """The same function with shuffle and bounds folded and no depthwise kernel above 25 taps."""
         return DeployedLCIPB(self)
 
 
@@ -220,6 +229,8 @@ class DeployedLCIPB(nn.Module):
     XNNPACK's fast depthwise kernels have 9 and 25 taps and a smaller one is filled up (seen in ai-edge-litert 2.3.0
     and executorch 1.4.1). Pieces of 21, 20 and 8 taps fit two of 25 and one of 9; each is symmetric, so none needs a
     padding of its own. One kernel of 49 taps takes five times as long.
+
+    Both clippings are to [-1, 1], which toolchains fuse into the convolution before it; the weights contain the bounds.
     """
 
     def __init__(self, trained: LCIPB) -> None:
@@ -233,6 +244,11 @@ class DeployedLCIPB(nn.Module):
         weight = trained.large.weight
         with torch.no_grad():
             self.screen.weight.copy_(trained.screen.weight[:, trained.unshuffle])
+            for conv, bound in ((self.screen, _SCREENED), (self.mix, _REWEIGHTED)):
+                conv.weight.div_(bound)
+                _bias(conv).div_(bound)
+            self.local.weight.mul_(_SCREENED)
+            self.expand.weight.mul_(_SCREENED * _REWEIGHTED)
             self.odd.weight.copy_(weight[:, :, 1::2, :])
             _bias(self.odd).copy_(_bias(trained.large))
             self.even.weight.copy_(weight[:, :, 0::2, 1:6])
@@ -241,10 +257,10 @@ class DeployedLCIPB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        p = self.screen(x)
+        p = functional.hardtanh(self.screen(x))
         y = self.local(p)
         y = self.odd(y) + self.even(y) + self.sides(y)
-        out: Tensor = x + self.expand(p * self.mix(y))
+        out: Tensor = x + self.expand(p * functional.hardtanh(self.mix(y)))
         return out
 
 
