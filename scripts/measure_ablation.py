@@ -143,7 +143,7 @@ def check_trained_alike(runs: Sequence[Run]) -> None:
 
 
 def score_run(run: Run, sets: Sequence[ImageSet], progress: Progress) -> dict[str, Any]:
-    """Parameters and MACs of the training form, and its PSNR-Y on whole images of each set."""
+    """Parameters and PSNR-Y (whole images of each set) of the training form, MACs of what is deployed."""
     loaded = load_checkpoint(run.checkpoint)
     network = loaded.network.eval()
     runner = TorchRunner(network)
@@ -153,7 +153,7 @@ def score_run(run: Run, sets: Sequence[ImageSet], progress: Progress) -> dict[st
         "title": PARTS.get(run.name, FULL),
         "sha256": loaded.sha256,
         "parameters": parameters(network),
-        "macs_hd": hd_macs(network),
+        "macs_hd": hd_macs(deployed(network)),
         "held_out_psnr_y_db": run.held_out_psnr_y_db,
         "sets": {one.set_name: {"images": len(one.images), "psnr_y_db": one.psnr_y_db} for one in scores},
     }

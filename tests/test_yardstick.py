@@ -22,7 +22,7 @@ from edge_sr.errors import ConfigError
 from edge_sr.networks import create_network
 from edge_sr.training.config import CONFIGS_DIR, load_config
 from scripts import measure_ablation, measure_statistics, measure_yardstick, render_docs, turns, yardstick
-from scripts.measure_ablation import FULL, PARTS, check_equal, read_run, with_differences, write
+from scripts.measure_ablation import FULL, PARTS, check_equal, read_run, score_run, with_differences, write
 from scripts.turns import Candidate, hd_macs, ratios, time_rounds
 from scripts.yardstick import create_yardstick
 
@@ -234,6 +234,13 @@ def test_a_run_says_itself_what_it_leaves_out(tmp_path: Path) -> None:
     assert (full.name, full.held_out_psnr_y_db, full.photos) == (FULL, 28.5, "a")
     assert (without.name, without.checkpoint) == ("lcipb", tmp_path / "y" / "network.safetensors")
     check_equal([without, full])
+
+
+def test_a_row_counts_what_is_deployed_not_the_form_that_trains_fastest(tmp_path: Path) -> None:
+    runs = (write_run(tmp_path / "x"), write_run(tmp_path / "y", network={"lcipb": False}))
+    full, without = (score_run(read_run(run), [], lambda *_: None)["macs_hd"] for run in runs)
+    # LCIPB of 8 channels and 4 purified ones: two 1x1 between them, 25 and 49 taps of 4 channels, 1x1; 180x320 pixels
+    assert full - without == (2 * 8 * 4 + (25 + 49) * 4 + 4 * 4) * 180 * 320
 
 
 @pytest.mark.parametrize(
