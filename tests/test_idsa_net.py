@@ -151,11 +151,11 @@ def test_large_kernel_block_adds_a_bounded_amount_in_both_forms() -> None:
     # screened values within 8, reweighted by at most 2, then a 1x1 whose rows sum up to so much
     assert block.expand.bias is not None
     bound = 16 * block.expand.weight.abs().sum((1, 2, 3)) + block.expand.bias.abs()
-    for size in (1.0, 10.0, 1e6):
+    for size in (1.0, 10.0, 1000.0):
         x = size * torch.randn(2, 16, 24, 32)
-        added = block(x) - x
-        torch.testing.assert_close(block.deployed()(x), block(x), atol=1e-5 * max(size, 1), rtol=0)
-        assert (added.abs().amax((0, 2, 3)) <= bound + 0.1 * (size > 10)).all()
+        rounding = 1e-5 if size < 1000 else 1e-3  # values of 4,000 lie 0.0005 apart in float32
+        torch.testing.assert_close(block.deployed()(x), block(x), atol=rounding, rtol=0)
+        assert ((block(x) - x).abs().amax((0, 2, 3)) <= bound + rounding).all()
 
 
 def test_bundled_weights_show_one_pixel_patterns_and_noise_of_two_values_sharper_than_bicubic() -> None:
