@@ -231,6 +231,11 @@ class ArtifactMeta:
         return sum(entry.size_bytes for name, entry in self.files.items() if name == own[0] or name.startswith(own[1]))
 
     @property
+    def is_float(self) -> bool:
+        """Whether everything between the pictures is float, so that they may have more than 8 bits a channel."""
+        return self.scheme in ("fp32", "fp16")
+
+    @property
     def name(self) -> str:
         """The artifact's default folder name."""
         return artifact_name(model=self.model, scale=self.scale, scheme=self.scheme, target=self.target, tile=self.tile)
