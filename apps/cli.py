@@ -19,6 +19,7 @@ from apps.commands import (
     planning,
     sensitivity,
     training,
+    upscaling,
     verifying,
 )
 from apps.commands.options import examples
@@ -92,10 +93,11 @@ app.command(
 )(planning.plan)
 app.command(
     epilog=examples(
-        f"edge-sr upscale photo.jpg -o photo_x4.png --artifact {_ARTIFACT}",
-        "edge-sr upscale photo.jpg -o photo_x4.png",
+        "edge-sr upscale photo.jpg",
+        f"edge-sr upscale photo.heic scans -o large --format jpg --artifact {_ARTIFACT}",
+        "edge-sr upscale moving.gif -o large.webp --frames",
     )
-)(making.upscale)
+)(upscaling.upscale)
 app.command(epilog=examples("edge-sr demo", "edge-sr demo --out out/demo --target tflite"))(making.demo)
 app.command(
     epilog=examples(
@@ -160,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the space on the disk", 2)
+    except MemoryError:
+        return _fail("expected enough memory, got none left; close other programs or give less at once", 2)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except SystemExit as end:

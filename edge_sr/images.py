@@ -15,12 +15,18 @@ from edge_sr.photos.reading import MAX_MEGAPIXELS, read_photo
 from edge_sr.photos.writing import writing_photo
 from edge_sr.pixels import Image
 
+# MPO comes out of Pillow's reader of JPEG, HEIC out of pillow-heif's.
+_OPENED_BY_OTHERS = {".mpo", ".heic", ".heif"}
+
 
 def _readable_suffixes() -> frozenset[str]:
     PillowImage.init()
     readers = {suffix for suffix, name in PillowImage.EXTENSION.items() if name in PillowImage.OPEN}
-    # Formats that Pillow reads but in which no photo lies: documents, video, fonts, icons of programs.
-    return frozenset(readers - {".pdf", ".mpg", ".mpeg", ".eps", ".ps", ".wmf", ".emf", ".ttf"} | {".heic", ".heif"})
+    # Formats that Pillow reads but in which no photo lies: documents, video, drawings.
+    return frozenset(
+        readers - {".pdf", ".mpg", ".mpeg", ".eps", ".ps", ".wmf", ".emf", ".bufr", ".grib", ".h5", ".hdf"}
+        | _OPENED_BY_OTHERS
+    )
 
 
 IMAGE_SUFFIXES = _readable_suffixes()

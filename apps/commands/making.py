@@ -1,4 +1,4 @@
-"""``edge-sr export``, ``upscale`` and ``demo``: commands that make files."""
+"""``edge-sr export`` and ``demo``: commands that make artifacts."""
 
 from __future__ import annotations
 
@@ -65,51 +65,6 @@ def export(
     save("export", report, json_file)
     print_export(report)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.failures])
-
-
-def upscale(
-    photo: Annotated[Path, typer.Argument(help="Image file of any size.", show_default=False)],
-    output: Annotated[Path, typer.Option("-o", "--output", help=".png, .jpg or .webp.", show_default=False)],
-    artifact: Annotated[
-        Path | None,
-        typer.Option("--artifact", help="Artifact folder. Default: the float network in PyTorch.", show_default=False),
-    ] = None,
-    model: Model = "idsa_net_mobile",
-    scale: Scale = 4,
-    checkpoint: Checkpoint = None,
-    overlap: Annotated[
-        int | None, typer.Option("--overlap", help="LR pixels shared by neighbouring tiles. Default: the artifact's.")
-    ] = None,
-    threads: Annotated[int, typer.Option("--threads", help="CPU threads of the artifact's runtime.", min=1)] = 1,
-    overwrite: Overwrite = False,
-    json_file: Json = None,
-) -> None:
-    """Upscale a photo of any size, through fixed tiles with overlap.
-
-    --model, --scale and --checkpoint choose the float network; an artifact brings its own.
-    """
-    from apps.tables import say
-    from apps.upscale import upscale_photo
-
-    with working(json_file) as progress:
-        result = upscale_photo(
-            photo,
-            output,
-            artifact=artifact,
-            model=model,
-            scale=scale,
-            checkpoint=checkpoint,
-            overlap=overlap,
-            threads=threads,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    save("upscale", result, json_file)
-    low, high = result.lr_size, result.sr_size
-    say(
-        f"{result.output}: {low[1]}x{low[0]} -> {high[1]}x{high[0]} pixels with {result.runner}, "
-        f"{result.tiles} tile{'s' if result.tiles > 1 else ''}, {result.seconds:.1f} s"
-    )
 
 
 def demo(

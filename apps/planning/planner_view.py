@@ -26,8 +26,8 @@ def print_plan(plan: TilePlan) -> None:
         table.add_row(*(escape(cell) for cell in _cells(option)))
     console().print(table)
     say(
-        f"memory: what runtime and model were measured to add, {plan.lr_bytes / 1e6:.0f} MB for the picture and "
-        f"{plan.sr_bytes / 1e6:.0f} MB for the result; an application's own memory comes on top"
+        f"memory: what runtime and model were measured to add, and {best.pictures_bytes / 1e6:.0f} MB for pixels where "
+        "finished rows go to a PNG file, as upscale does; an application's own memory comes on top"
     )
     say(f"time: measured on {best.cost.device}, one tile after another; no forecast for any other device")
 

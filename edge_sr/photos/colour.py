@@ -53,8 +53,8 @@ def to_grey(pixels: Levels) -> Levels:
     return np.asarray(luma[:, :, None], dtype=pixels.dtype)
 
 
-def lay_on(pixels: Levels, alpha: Levels, background: tuple[int, int, int]) -> Levels:
-    """Blend (H, W, 3) with (H, W) alpha over one colour of 0 to 255 a channel, in the pixels' own encoding."""
+def lay_on(pixels: Levels, alpha: Levels, background: tuple[int, ...]) -> Levels:
+    """Blend (H, W, channels) with (H, W) alpha over one colour of 0 to 255 a channel, in the pixels' own encoding."""
     white = int(np.iinfo(pixels.dtype).max)
     cover = alpha.astype(np.float32)[:, :, None] / white
     under = np.asarray(background, dtype=np.float32) * (white // 255)

@@ -18,6 +18,8 @@ _STORAGE_TAGS = frozenset(
     | {293, 296, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341, 347, 529, 530, 531}
     | {532, 700, 34377, 34675, ExifTags.Base.Orientation, *range(512, 522)}
 )
+# Directories of EXIF below the first: the shot, and the place.
+DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation="\d+"|<tiff:Orientation>\s*\d+\s*</tiff:Orientation>')
 # An HDR photo's second picture is not kept, so that what announces it would mislead readers.
 _GAIN_MAP = b"hdrgm:"
@@ -122,16 +124,23 @@ def _read_exif(opened: PillowImage.Image) -> tuple[bytes | None, int, list[str]]
         exif = opened.getexif()
         orientation = exif.get(ExifTags.Base.Orientation, 1)
         thumbnail = bool(exif.get_ifd(ExifTags.IFD.IFD1)) if opened.format != "TIFF" else False
-        for tag in _STORAGE_TAGS & set(exif):
-            del exif[tag]
-        # Reading the directories below now: they are looked up in a file that is closed soon.
-        inner, place = exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
-        data = _exif_bytes(exif) if len(exif) or inner or place else None
+        data = _described(exif)
     # Damaged EXIF raises whatever its damage runs into; the picture is whole all the same.
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, struct.error, OverflowError):
         return None, 1, ["EXIF is damaged and was left out"]
     turned_by_loading = opened.format == "TIFF" or orientation not in range(1, 9)
     return data, 1 if turned_by_loading else int(orientation), ["the thumbnail was left out"] if thumbnail else []
+
+
+def _described(exif: PillowImage.Exif) -> bytes | None:
+    """What of EXIF describes the photo; None where nothing does. A copy: Pillow still turns pixels by the original."""
+    own = PillowImage.Exif()
+    for tag in set(exif) - _STORAGE_TAGS - set(DIRECTORIES):
+        own[tag] = exif[tag]
+    for directory in DIRECTORIES:
+        found = exif.get_ifd(directory)
+        own.get_ifd(directory).update({tag: found[tag] for tag in found if tag != ExifTags.IFD.Interop})
+    return _exif_bytes(own) if len(own) or any(own.get_ifd(directory) for directory in DIRECTORIES) else None
 
 
 def _exif_bytes(exif: PillowImage.Exif) -> bytes:

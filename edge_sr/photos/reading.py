@@ -8,7 +8,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -25,6 +25,7 @@ from edge_sr.pixels import Levels
 
 # What reading allows unless told otherwise: twice the x4 result of a phone's 12 megapixels.
 MAX_MEGAPIXELS = 400.0
+_ROWS = 256
 
 _GREY_MODES = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N"}
 _COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
@@ -84,15 +85,23 @@ class Photo:
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoHeader:
-    """What a file says before its pixels are read: upright sides, pictures in it, Pillow's name of its format.
+    """What a file says before its pixels are read.
 
-    ``loop`` is how often an animation repeats, 0 for ever; None where the file does not say.
+    Attributes:
+        height, width: of the first picture, upright.
+        frames: pictures in the file.
+        format: Pillow's name.
+        bits: 8 or 16 a channel.
+        alpha: whether anything may be transparent.
+        loop: how often an animation repeats, 0 for ever; None where the file does not say.
     """
 
     height: int
     width: int
-    frames: int
-    format: str
+    frames: int = 1
+    format: str = ""
+    bits: int = 8
+    alpha: bool = False
     loop: int | None = None
 
     @property
@@ -119,6 +128,8 @@ def read_header(path: str | os.PathLike[str]) -> PhotoHeader:
             width=width,
             frames=frames,
             format=opened.format or "",
+            bits=16 if opened.mode.startswith("I;16") or _byte_order(opened) in _OTHER_ORDER else 8,
+            alpha=opened.mode.upper().endswith("A") or "transparency" in opened.info,
             loop=opened.info.get("loop"),
         )
 
@@ -147,7 +158,7 @@ def read_photos(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEG
         for index in range(getattr(opened, "n_frames", 1)):
             with _one_line_errors(path):
                 opened.seek(index)
-            _check_size(opened, path, max_megapixels)
+            check_megapixels(path, opened.height, opened.width, max_megapixels)
             yield _read_frame(opened, path)
 
 
@@ -156,10 +167,12 @@ def _opened(path: Path) -> Iterator[PillowImage.Image]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ImageError(f"expected an image file, got {path}, which {what}; check the path")
-    with _one_line_errors(path):
-        _register_heif(path)
-        opened = PillowImage.open(path)
-    with opened:
+    with ExitStack() as stack:
+        with _one_line_errors(path):
+            _register_heif(path)
+            # A stream, not a path: Pillow 13.0 maps uncompressed files that it knows by path into memory, and gets the
+            # rows of turned TIFF files wrong.
+            opened = stack.enter_context(PillowImage.open(stack.enter_context(path.open("rb"))))
         yield opened
 
 
@@ -193,11 +206,12 @@ def _register_heif(path: Path) -> None:
     register_heif_opener(thumbnails=False)
 
 
-def _check_size(opened: PillowImage.Image, path: Path, most: float) -> None:
-    megapixels = opened.width * opened.height / 1e6
+def check_megapixels(path: Path, height: int, width: int, most: float) -> None:
+    """Raise ImageError where a picture has more than ``most`` megapixels."""
+    megapixels = width * height / 1e6
     if megapixels > most:
         raise ImageError(
-            f"expected at most {most:g} megapixels, got {path} of {opened.width}x{opened.height} ({megapixels:.0f} "
+            f"expected at most {most:g} megapixels, got {path} of {width}x{height} ({megapixels:.0f} "
             f"megapixels); allow more with --max-megapixels {math.ceil(megapixels)}, or cut it into parts"
         )
 
@@ -256,19 +270,32 @@ def _split(opened: PillowImage.Image, lower: _LowerBytes | None) -> tuple[Levels
 def _split_eight_bits(opened: PillowImage.Image, transparent: object) -> tuple[Levels, Levels | None, bool]:
     mode = opened.mode
     if mode in {"1", "L"}:
-        grey = np.asarray(opened.convert("L"))
+        grey = _array(opened, "L")
         if not isinstance(transparent, int):
             return grey, None, True
         key = 255 if mode == "1" and transparent else transparent
         return grey, np.where(grey == key, 0, 255).astype(np.uint8), True
     if mode in {"LA", "La"}:
-        both = np.asarray(opened.convert("LA"))
+        both = _array(opened, "LA")
         return both[..., 0], both[..., 1], True
     if mode in {"PA", "RGBA", "RGBa"} or (transparent is not None and mode in {"P", "RGB"}):
         # Pillow takes premultiplied colour to RGBA only by dividing, palettes by looking up.
-        four = np.asarray(opened.convert("RGBA"))
+        four = _array(opened, "RGBA")
         return four[..., :3], four[..., 3], False
-    return np.asarray(opened.convert("RGB")), None, False
+    return _array(opened, "RGB"), None, False
+
+
+def _array(opened: PillowImage.Image, mode: str) -> NDArray[np.uint8]:
+    """A picture converted to ``mode``, some rows at a time: Pillow converts, and hands out, copies of the whole."""
+    channels = {"L": (), "LA": (2,), "RGB": (3,), "RGBA": (4,)}[mode]
+    whole = np.empty((opened.height, opened.width, *channels), np.uint8)
+    for top in range(0, opened.height, _ROWS):
+        bottom = min(top + _ROWS, opened.height)
+        part = opened.crop((0, top, opened.width, bottom))
+        if "transparency" in opened.info:
+            part.info["transparency"] = opened.info["transparency"]
+        whole[top:bottom] = np.asarray(part if part.mode == mode else part.convert(mode))
+    return whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,10 +308,9 @@ class _LowerBytes:
 
 def _lower_bytes(opened: PillowImage.Image, path: Path) -> _LowerBytes | None:
     """What Pillow drops of 16-bit samples. None where they have 8 bits, or where Pillow has a mode for 16 (grey)."""
-    if opened.mode.startswith("I;16") or not isinstance(opened, ImageFile.ImageFile) or not opened.tile:
+    if opened.mode.startswith("I;16"):
         return None
-    rawmode = _rawmode(opened)
-    order = rawmode.rpartition(";")[2]
+    rawmode, order = _rawmode(opened), _byte_order(opened)
     if order not in _OTHER_ORDER:
         if opened.format == "TIFF" and 16 in opened.tag_v2.get(258, ()):  # type: ignore[attr-defined]
             raise ImageError(f"expected 16-bit pixels stored together, got {path} with its planes apart; convert it")
@@ -294,7 +320,7 @@ def _lower_bytes(opened: PillowImage.Image, path: Path) -> _LowerBytes | None:
     frame = opened.tell()
     grey_with_alpha = rawmode == "LA;16B"
     other = "RGBA" if grey_with_alpha else rawmode.removesuffix(order) + _OTHER_ORDER[order]
-    with PillowImage.open(path) as again:
+    with path.open("rb") as stream, PillowImage.open(stream) as again:
         again.seek(frame)
         assert isinstance(again, ImageFile.ImageFile)
         again.tile = [tile._replace(args=_with_rawmode(tile.args, other)) for tile in again.tile]
@@ -302,7 +328,14 @@ def _lower_bytes(opened: PillowImage.Image, path: Path) -> _LowerBytes | None:
         return _LowerBytes(samples=np.asarray(again), grey_with_alpha=grey_with_alpha)
 
 
-def _rawmode(opened: ImageFile.ImageFile) -> str:
+def _byte_order(opened: PillowImage.Image) -> str:
+    """ "16B", "16L" or "16N" where Pillow is about to drop half of each sample; anything else where not."""
+    return _rawmode(opened).rpartition(";")[2]
+
+
+def _rawmode(opened: PillowImage.Image) -> str:
+    if not isinstance(opened, ImageFile.ImageFile) or not opened.tile:
+        return ""
     args = opened.tile[0].args
     return args if isinstance(args, str) else str(args[0]) if isinstance(args, tuple) and args else ""
 
@@ -317,11 +350,10 @@ def _joined(upper: NDArray[np.uint8], lower: NDArray[np.uint8]) -> NDArray[np.ui
 
 
 def _three_channels(pixels: Levels) -> Levels:
+    """(H, W, 3), writable and contiguous; a copy only where it is not already."""
     if pixels.ndim == 2:
         return np.asarray(np.repeat(pixels[:, :, None], 3, axis=2))
-    # Writable, contiguous and free of Pillow's memory: an array made with asarray is a view of a read-only copy.
-    owned: Levels = np.array(pixels, order="C")
-    return owned
+    return np.require(pixels, requirements=["C", "W"])
 
 
 def _from_cmyk(opened: PillowImage.Image, metadata: Metadata) -> tuple[PillowImage.Image, Metadata, str]:

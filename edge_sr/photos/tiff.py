@@ -11,11 +11,10 @@ import zlib
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags
 from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
 from edge_sr.errors import ImageError
-from edge_sr.photos.metadata import Metadata, load_exif
+from edge_sr.photos.metadata import DIRECTORIES, Metadata, load_exif
 from edge_sr.pixels import Levels
 
 _HEADER = b"II*\0"
@@ -107,11 +106,10 @@ class TiffWriter:
 def _add_metadata(tags: ImageFileDirectory_v2, metadata: Metadata) -> None:
     if metadata.exif is not None:
         exif = load_exif(metadata.exif)
-        directories = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
         for tag, value in exif.items():
-            if tag not in directories:
+            if tag not in DIRECTORIES:
                 tags[tag] = value
-        for directory in directories:
+        for directory in DIRECTORIES:
             if values := exif.get_ifd(directory):
                 tags[directory] = dict(values)
     if metadata.dpi is not None:
