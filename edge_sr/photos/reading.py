@@ -43,6 +43,7 @@ _READ_ERRORS = (
     OverflowError,
     struct.error,
     NotImplementedError,
+    RuntimeError,
     PillowImage.DecompressionBombError,
 )
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
