@@ -7,7 +7,6 @@ machine and the package versions, then the result itself.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from apps.machine import describe_machine, package_versions
 from apps.profiling.sampled import SampleStatistics
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import ConfigError
+from edge_sr.json_values import plain as plain
 
 KIND_PREFIX = "edge-sr/"
 
@@ -162,21 +160,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def plain(value: Any) -> Any:
-    """Turn paths, tuples, numpy numbers and non-finite floats into what JSON has."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 def _is_ours(path: Path) -> bool:

@@ -82,7 +82,7 @@ def test_a_failing_mean_names_artifact_set_and_both_parts_of_the_drop() -> None:
 
 
 def test_least_psnr_is_judged_on_the_artifacts_own_mean() -> None:
-    row = _row(whole=_score(40.0), artifact=_score(29.0, 30.0))
+    row = _row(whole=_score(40.0, 40.0), artifact=_score(29.0, 30.0))
     assert failures(check_rows([row], GateLimits(min_psnr_y_db=29.5))) == ()
     (line,) = failure_lines(check_rows([row], GateLimits(min_psnr_y_db=29.75)))
     assert line == "net on Set5: expected a mean PSNR of at least 29.75 dB, got 29.500 dB"

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from apps.results import plain
 from apps.verification.rows import VerifyRow
 from edge_sr.errors import ConfigError, GateError
+from edge_sr.evaluation import image_drops
 
 Status = Literal["passed", "failed", "skipped"]
 STATUSES: tuple[Status, ...] = ("passed", "failed", "skipped")
@@ -186,11 +187,7 @@ def _limit_check(
 def _worst_image(row: VerifyRow) -> tuple[str, float]:
     """Name and drop of the image that lost most; a NaN counts as most."""
     assert row.artifact is not None
-    pairs = zip(row.float_whole.images, row.artifact.images, strict=True)
-    # Two perfect results (inf dB each) differ by nothing, where plain subtraction says NaN.
-    drops = [
-        (own.name, 0.0 if whole.psnr_y_db == own.psnr_y_db else whole.psnr_y_db - own.psnr_y_db) for whole, own in pairs
-    ]
+    drops = image_drops(row.float_whole, row.artifact).items()
     return max(drops, key=lambda drop: math.inf if math.isnan(drop[1]) else drop[1])
 
 
