@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import Checkpoint, Data, Json, Model, Overwrite, Scale, Sets, save, working
+from apps.commands.options import Checkpoint, Data, Json, Model, Overwrite, Scale, Sets, read_tile, save, working
 
 
 def export(
@@ -24,7 +24,7 @@ def export(
         list[str] | None,
         typer.Option("--target", help="tflite, executorch or coreml; may be given again. Default: all."),
     ] = None,
-    tile: Annotated[str, typer.Option("--tile", help="LR input as HEIGHTxWIDTH.")] = "128x128",
+    tile: Annotated[str, typer.Option("--tile", help="LR input as WIDTHxHEIGHT.")] = "128x128",
     checkpoint: Checkpoint = None,
     calibration: Annotated[
         Path | None,
@@ -44,10 +44,10 @@ def export(
     json_file: Json = None,
 ) -> None:
     """Make artifacts: one folder per scheme and target, with the model file and artifact.json."""
-    from apps.exporting import export_artifacts, parse_tile
+    from apps.exporting import export_artifacts
     from apps.tables import print_export
 
-    size = parse_tile(tile)
+    size = read_tile(tile)
     with working(json_file) as progress:
         report = export_artifacts(
             model=model,
@@ -116,7 +116,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for artifacts and report.")] = Path("out/demo"),
     model: Model = "idsa_net_mobile",
     scale: Scale = 4,
-    tile: Annotated[str, typer.Option("--tile", help="LR input as HEIGHTxWIDTH.")] = "128x128",
+    tile: Annotated[str, typer.Option("--tile", help="LR input as WIDTHxHEIGHT.")] = "128x128",
     checkpoint: Checkpoint = None,
     target: Annotated[
         list[str] | None,
@@ -132,10 +132,9 @@ def demo(
     Everything goes into --out: artifacts/, report.html and report.json.
     """
     from apps.demo import run_demo
-    from apps.exporting import parse_tile
     from apps.tables import print_summary, say
 
-    size, threads = parse_tile(tile), (1, 2)
+    size, threads = read_tile(tile), (1, 2)
     with working(json_file) as progress:
         report = run_demo(
             out,

@@ -11,6 +11,7 @@ import typer
 
 from apps.progress import Progress, progress_bars
 from apps.results import Result, check_json_target, envelope, write_json
+from edge_sr.sizes import format_size, parse_size
 
 Model = Annotated[str, typer.Option("--model", help="Network; see edge-sr models.")]
 Scale = Annotated[int, typer.Option("--scale", help="Upscaling factor: 2, 3 or 4.")]
@@ -39,6 +40,18 @@ Sets = Annotated[
 def examples(*lines: str) -> str:
     """Text for the end of a ``--help`` page: one example per line."""
     return "Examples:\n\n" + "\n\n".join(lines)
+
+
+def read_tile(text: str) -> tuple[int, int]:
+    """A tile as typed, WIDTHxHEIGHT, as (height, width); one that is not square is said again in words.
+
+    Raises:
+        ConfigError: it is no such size.
+    """
+    size = parse_size(text, "tile", "128x128")
+    if size[0] != size[1]:
+        typer.echo(f"tile: {format_size(size)}", err=True)
+    return size
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from edge_sr.errors import ConfigError, EdgeSRError
 from edge_sr.metrics import ONE_LEVEL_DB
 from edge_sr.runner import Runner, TorchRunner
 from edge_sr.scorable import load_scorable_sets
+from edge_sr.sizes import format_size
 from quantization.qdq import to_qdq
 from quantization.quantizer import QuantizedNetwork
 
@@ -109,7 +110,7 @@ class AgreementMatrix:
 
     @property
     def title(self) -> str:
-        return f"{self.model} x{self.scale} {self.scheme} {self.tile[0]}x{self.tile[1]}"
+        return f"{self.model} x{self.scale} {self.scheme} {format_size(self.tile)}"
 
     @property
     def max_levels(self) -> int | None:
