@@ -11,7 +11,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import apps.commands.options
 import apps.verification.accuracy
+from apps.cli import main
+from apps.history.store import read
 from apps.tables import print_verify
 from apps.verification.accuracy import verify_artifacts
 from apps.verification.gate import GateLimits
@@ -268,6 +271,39 @@ def test_a_flat_picture_beside_a_photo_neither_hides_nor_makes_a_drop(
     print_verify(report)
     assert "2 (1 capped, 1 left out)" in capsys.readouterr().out
     assert any("counts as 100 dB in a mean: black" in line for line in report.notices)
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+def test_scores_go_into_the_history_and_a_passing_gate_says_so(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _use_runner(monkeypatch, DarkerRunner(checkpoint, levels=0))
+    history = tmp_path / "kept" / "history.sqlite3"
+    words = ["verify", str(_artifact(tmp_path, checkpoint)), "--data", str(photos), "--checkpoint", str(checkpoint)]
+    assert main([*words, "--history", str(history), "--no-history"]) == 0
+    assert "gate" not in capsys.readouterr().out, "nothing was asked"
+    assert not history.parent.exists()
+    assert main([*words, "--history", str(history), "--max-drop", "40"]) == 0
+    assert "gate passed: 2 checks held (runs, mean drop)" in capsys.readouterr().out
+    (kept,) = read(history)
+    assert (kept.kind, kept.set_name, kept.images) == ("accuracy", "photos", 2)
+
+
+def test_result_is_shown_and_kept_before_a_file_that_cannot_be_written(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, content: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(apps.commands.options, "write_json", full)
+    _use_runner(monkeypatch, DarkerRunner(checkpoint, levels=0))
+    words = ["verify", str(_artifact(tmp_path, checkpoint)), "--data", str(photos), "--checkpoint", str(checkpoint)]
+    history = tmp_path / "history.sqlite3"
+    assert main([*words, "--history", str(history), "--json", str(tmp_path / "x.json")]) == 2
+    said = capsys.readouterr()
+    assert "photos" in said.out
+    assert "No space left" in said.err
+    assert len(read(history)) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------- record

@@ -48,7 +48,7 @@ def export(
     from apps.tables import print_export
 
     size = read_tile(tile)
-    with working(json_file) as progress:
+    with working(json_file, folder=out) as progress:
         report = export_artifacts(
             model=model,
             scale=scale,
@@ -62,8 +62,8 @@ def export(
             overwrite=overwrite,
             progress=progress,
         )
-    save("export", report, json_file)
     print_export(report)
+    save("export", report, json_file)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.failures])
 
 
@@ -135,7 +135,7 @@ def demo(
     from apps.tables import print_summary, say
 
     size, threads = read_tile(tile), (1, 2)
-    with working(json_file) as progress:
+    with working(json_file, folder=out) as progress:
         report = run_demo(
             out,
             model=model,
@@ -150,9 +150,9 @@ def demo(
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             progress=progress,
         )
-    save("demo", report, json_file)
     print_summary(report.summary, threads)
     say(f"report: {report.html} and {report.json}, {report.seconds:.0f} s in all")
+    save("demo", report, json_file)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.export.failures])
 
 

@@ -42,5 +42,5 @@ def plan(
             artifacts, threads=threads or (1,), runs=10, max_seconds=max_seconds, progress=progress
         )
     result = plan_picture(height, width, costs_of(report), ram_bytes=limit, overlap=overlap)
-    save("plan", result, json_file)
     print_plan(result)
+    save("plan", result, json_file)

@@ -52,7 +52,7 @@ def sensitivity(
     from apps.sensitivity_view import print_sensitivity, write_report
     from apps.tables import say
 
-    with working(json_file) as progress:
+    with working(json_file, folder=out) as progress:
         report = analyse_sensitivity(
             centre_crops(data, sets or None, scale=scale, side=side, most=images),
             data="the sample photos" if data is None else data.name,
@@ -67,8 +67,8 @@ def sensitivity(
             threads=threads,
             progress=progress,
         )
-    save("sensitivity", report, json_file)
     print_sensitivity(report)
+    save("sensitivity", report, json_file)
     if out is not None:
         page = write_report(out, report, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
         say(f"page: {page}")
