@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from edge_sr.datasets import ImageSet
 from edge_sr.errors import DataError
 from edge_sr.json_values import plain
-from edge_sr.metrics import PSNR_CAP_DB, least_side, mean_psnr_db, psnr_drop_db, psnr_y, ssim_y
-from edge_sr.scorable import too_small
+from edge_sr.metrics import PSNR_CAP_DB, mean_psnr_db, psnr_drop_db, psnr_y, ssim_y
+from edge_sr.scorable import check_size
 
 Image = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -118,10 +118,9 @@ def evaluate_set(
             gives a set without such images.
     """
     scores: list[ImageScore] = []
-    border, least = image_set.scale, least_side(image_set.scale, with_ssim=with_ssim)
+    border = image_set.scale
     for pair in image_set:
-        if min(pair.hr.shape[:2]) < least:
-            raise DataError(too_small([pair.name], image_set.name, least))
+        check_size(pair, image_set.name, image_set.scale, with_ssim=with_ssim)
         sr = upscale(pair.lr)
         psnr = psnr_y(sr, pair.hr, crop_border=border)
         ssim = ssim_y(sr, pair.hr, crop_border=border) if with_ssim else None

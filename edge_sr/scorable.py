@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edge_sr.datasets import ImageSet, ImageSource, load_image_sets
+from edge_sr.datasets import ImagePair, ImageSet, ImageSource, load_image_sets
 from edge_sr.errors import DataError, ImageError, reason_of
 from edge_sr.metrics import least_side
 
@@ -57,6 +57,13 @@ def scorable(image_set: ImageSet, *, with_ssim: bool = True) -> ImageSet:
         raise DataError(too_small(small, image_set.name, least))
     notices = (f"left out: {too_small(small, image_set.name, least)}",) if small else ()
     return replace(image_set, sources=tuple(kept), left_out=tuple(small), notices=(*image_set.notices, *notices))
+
+
+def check_size(pair: ImagePair, set_name: str, scale: int, *, with_ssim: bool) -> None:
+    """Raise DataError, with the image's name, where :func:`scorable` would leave the image out."""
+    least = least_side(scale, with_ssim=with_ssim)
+    if min(pair.hr.shape[:2]) < least:
+        raise DataError(too_small([pair.name], set_name, least))
 
 
 def too_small(names: Sequence[str], set_name: str, least: int) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from apps.sensitivity import centre_crops
 from edge_sr.datasets import ImageSet, load_image_sets
 from edge_sr.errors import ConfigError, DataError
 from edge_sr.images import write_image
@@ -408,6 +409,12 @@ def test_all_broken_files_of_a_set_are_named_at_once(tmp_path: Path) -> None:
     for name in ("HR/a.png", "LRx4/c.png", "LRx4/d.png"):
         assert f"Set5/{name} (" in said
     assert "b.png" not in said
+
+
+def test_what_measures_single_images_names_one_that_is_too_small(tmp_path: Path) -> None:
+    _write(tmp_path / "set" / "dot.png", _photo(0, 8, 40))
+    with pytest.raises(DataError, match="at least 9 pixels along each side in set, got smaller ones: dot;"):
+        centre_crops(tmp_path / "set", None, scale=4)
 
 
 # ------------------------------------------------------------------------------------------------ LR of another making

@@ -16,10 +16,10 @@ from apps.results import plain
 from apps.verification.scoring import closing_runner
 from converters.artifact import Artifact
 from converters.runners import accuracy_runtimes, open_runner
-from edge_sr.datasets import ImagePair
+from edge_sr.datasets import ImagePair, load_image_sets
 from edge_sr.metrics import psnr_y
 from edge_sr.runner import Runner
-from edge_sr.scorable import load_scorable_sets
+from edge_sr.scorable import check_size
 from edge_sr.tiling import upscale_image
 
 Image = NDArray[np.uint8]
@@ -75,13 +75,14 @@ def compare_outputs(
     Args: as for :func:`apps.verification.artifact_diff.diff_artifacts`; both have one ``scale``.
     """
     changes: list[OutputChange] = []
-    image_sets = load_scorable_sets(data, sets, before.meta.scale)
+    image_sets = load_image_sets(data, sets, before.meta.scale)
     total = sum(len(image_set) if images is None else min(images, len(image_set)) for image_set in image_sets)
     with _runners(before, after, threads) as (one, other):
         for image_set in image_sets:
             for number, pair in enumerate(image_set):
                 if images is not None and number >= images:
                     break
+                check_size(pair, image_set.name, image_set.scale, with_ssim=False)
                 results = (
                     upscale_image(one, pair.lr, overlap=before.meta.overlap),
                     upscale_image(other, pair.lr, overlap=after.meta.overlap),
