@@ -18,6 +18,7 @@ from PIL import Image as PillowImage
 
 from edge_sr.datasets import sample_photo_files
 from edge_sr.errors import DataError, reason_of
+from edge_sr.image_folders import describe_suffixes, other_files
 from edge_sr.images import IMAGE_SUFFIXES, read_image
 from edge_sr.resize import crop_to_multiple
 from edge_sr.training.crop_pool import POOL_FORMAT, CropPool, PooledImage
@@ -98,7 +99,8 @@ def find_photos(data: Path | None) -> list[Photo]:
     inside = [file.relative_to(data) for file in data.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
     shown = [path for path in inside if not any(part.startswith(".") for part in path.parts)]
     if not shown:
-        raise DataError(f"expected images in {data}, got none; put PNG, JPEG or WebP files there")
+        seen = describe_suffixes(other_files(data, below=True)) or "none"
+        raise DataError(f"expected images in {data}, got {seen}; put PNG, JPEG or WebP files there")
     photos = [Photo(name="_".join(path.with_suffix("").parts), file=data / path) for path in shown]
     return sorted(photos, key=lambda photo: (photo.name, photo.file.suffix))
 
