@@ -23,6 +23,7 @@ from apps.commands import (
     verifying,
 )
 from apps.commands.options import examples
+from apps.destinations import own_stdout
 from apps.machine import package_version
 from edge_sr import __version__
 from edge_sr.errors import EdgeSRError
@@ -144,6 +145,7 @@ app.command(epilog=examples("edge-sr models", "edge-sr models --json models.json
 app.command(epilog=examples("edge-sr doctor", "edge-sr doctor --quick"))(looking.doctor)
 
 
+@own_stdout()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``edge-sr`` and return its exit status.
 

@@ -126,14 +126,6 @@ def export_artifacts(
     return ExportReport(rows=tuple(rows))
 
 
-def parse_tile(text: str) -> tuple[int, int]:
-    """Read ``128x128`` (height x width) as typed on a command line."""
-    height, cross, width = text.lower().partition("x")
-    if not cross or not height.isdecimal() or not width.isdecimal():
-        raise ConfigError(f"expected a tile as HEIGHTxWIDTH, got {text!r}, write 128x128, say")
-    return int(height), int(width)
-
-
 def _plan(schemes: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:
     if not schemes or not targets:
         raise ConfigError(f"expected schemes and targets, got {list(schemes)} and {list(targets)}, name one of each")

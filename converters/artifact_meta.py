@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from edge_sr.errors import ArtifactError
+from edge_sr.sizes import short_size
 
 FORMAT = "edge-sr-artifact-1"
 META_FILE = "artifact.json"
@@ -275,8 +276,8 @@ class ArtifactMeta:
 
 
 def artifact_name(*, model: str, scale: int, scheme: str, target: str, tile: tuple[int, int]) -> str:
-    """Default folder name, ``{model}_x{scale}_{scheme}_{target}_{height}x{width}``."""
-    return f"{model}_x{scale}_{scheme}_{target}_{tile[0]}x{tile[1]}"
+    """Default folder name, ``{model}_x{scale}_{scheme}_{target}_{width}x{height}``."""
+    return f"{model}_x{scale}_{scheme}_{target}_{short_size(tile)}"
 
 
 def _io_variant(entry: Any) -> IoVariant:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge_sr.errors import ConfigError, ShapeError
 from edge_sr.pixels import Image, Levels, Pixels
+from edge_sr.sizes import format_size
 
 SCALES = (2, 3, 4)
 
@@ -40,7 +41,9 @@ def bicubic_resize(image: Pixels, height: int, width: int) -> Pixels:
     if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16) or 0 in image.shape:
         raise ShapeError(f"expected a (height, width, channels) uint8 image, got {image.shape} {image.dtype}")
     if height < 1 or width < 1:
-        raise ShapeError(f"expected a result of at least 1x1, got {height}x{width}; give sides of 1 or more")
+        raise ShapeError(
+            f"expected a result of at least 1x1, got {format_size((height, width))}; give sides of 1 or more"
+        )
     rows, _, channels = image.shape
     tall = _filter_rows(np.ascontiguousarray(image).reshape(rows, -1), height).reshape(height, -1, channels)
     turned = np.ascontiguousarray(tall.transpose(1, 0, 2)).reshape(tall.shape[1], -1)
@@ -88,7 +91,7 @@ def crop_to_multiple(hr: Image, scale: int) -> Image:
     _check_image(hr)
     height, width = hr.shape[0] // scale * scale, hr.shape[1] // scale * scale
     if height == 0 or width == 0:
-        raise ShapeError(f"expected an image of at least {scale}x{scale} pixels, got {hr.shape[0]}x{hr.shape[1]}")
+        raise ShapeError(f"expected an image of at least {scale}x{scale} pixels, got {format_size(hr.shape[:2])}")
     return hr[:height, :width]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edge_sr.errors import RunnerError, ShapeError
 from edge_sr.pixels import Image, Levels, Pixels
+from edge_sr.sizes import format_size
 
 
 @runtime_checkable
@@ -79,7 +80,7 @@ class TorchRunner:
         if not isinstance(scale, int) or not isinstance(multiple, int):
             raise RunnerError(f"expected a network with scale and tile_multiple, got {type(network).__name__}")
         if tile is not None and (min(tile) < 1 or tile[0] % multiple or tile[1] % multiple):
-            raise RunnerError(f"expected tile sides that are multiples of {multiple}, got {tile[0]}x{tile[1]}")
+            raise RunnerError(f"expected tile sides that are multiples of {multiple}, got {format_size(tile)}")
         self.network = network.eval()
         self.name = name
         self.scale: int = scale
@@ -123,7 +124,7 @@ def check_lr(lr: Levels, tile: tuple[int, int] | None) -> None:
     if lr.ndim != 3 or lr.shape[2] != 3 or lr.dtype not in (np.uint8, np.uint16) or lr.size == 0:
         raise ShapeError(f"expected a (height, width, 3) uint8 image, got {lr.shape} {lr.dtype}")
     if tile is not None and lr.shape[:2] != tuple(tile):
-        raise ShapeError(f"expected a {tile[0]}x{tile[1]} tile, got {lr.shape[0]}x{lr.shape[1]}; use upscale_image")
+        raise ShapeError(f"expected a tile of {format_size(tile)}, got {format_size(lr.shape[:2])}; use upscale_image")
 
 
 def pad_to(image: Pixels, height: int, width: int) -> Pixels:

@@ -11,6 +11,7 @@ import numpy as np
 from edge_sr.errors import ConfigError, RunnerError, ShapeError
 from edge_sr.pixels import Image, Levels
 from edge_sr.runner import DeepRunner, Runner, check_lr, is_deep, pad_to
+from edge_sr.sizes import format_size, short_size
 
 Progress = Callable[[int, int], None]
 
@@ -54,9 +55,13 @@ def plan_tiles(height: int, width: int, tile: tuple[int, int], overlap: int) -> 
         ConfigError: the overlap is negative or not smaller than the tile.
     """
     if min(height, width) < 1 or min(tile) < 1:
-        raise ShapeError(f"expected sides of 1 or more, got image {height}x{width} and tile {tile[0]}x{tile[1]}")
+        raise ShapeError(
+            f"expected sides of 1 or more, got image {short_size((height, width))} and tile {short_size(tile)}"
+        )
     if not 0 <= overlap < min(tile):
-        raise ConfigError(f"expected an overlap of 0 to {min(tile) - 1} for tile {tile[0]}x{tile[1]}, got {overlap}")
+        raise ConfigError(
+            f"expected an overlap of 0 to {min(tile) - 1} for a tile of {format_size(tile)}, got {overlap}"
+        )
     columns = _plan_axis(width, tile[1], overlap)
     return [
         Tile(

@@ -20,7 +20,7 @@ from apps.cli import main
 from apps.history import store
 from apps.history.collect import append_profile, append_verify, artifact_digest
 from apps.history.compare import compare, parse_selector
-from apps.history.history_view import compare_chart, history_chart
+from apps.history.history_view import compare_chart, history_chart, print_history
 from apps.history.measurement import ACCURACY, LATENCY, Measurement
 from apps.history.ratio import FASTER, SLOWER, UNDECIDED, UNKNOWN, ratio_of_medians, verdict_of
 from apps.history.store import Filter, append, export_lines, history_path, import_lines, read
@@ -507,6 +507,35 @@ def test_commands_show_draw_exchange_and_fail_as_asked(
     assert json.loads((tmp_path / "c.json").read_text())["latency"][0]["verdict"] == SLOWER
     assert main([*words, "--fail-on-slower"]) == 3
     assert main(["compare", "net_w8a8", "net_fp32", "--fail-on-slower"]) == 0
+
+
+def test_noisy_and_unsettled_runs_are_marked_as_profile_marks_them(capsys: pytest.CaptureFixture[str]) -> None:
+    # 100 runs each: all alike; half at 10 and half at 12 (IQR 2 of a median of 11, 18%, and a median between the two).
+    calm = replace(measured("calm"), samples_ms=(10.0,) * 100)
+    noisy = replace(measured("noisy"), samples_ms=(10.0, 12.0) * 50)
+    print_history([calm, noisy])
+    out = capsys.readouterr().out
+    (calm_line,) = [line for line in out.splitlines() if "calm" in line]
+    (noisy_line,) = [line for line in out.splitlines() if "noisy" in line]
+    assert "10.00 ms " in calm_line
+    assert not {"!", "~"} & set(calm_line)
+    assert "11.00 ms ! 18% ~" in noisy_line
+    assert "!  IQR above 10% of the median" in out
+    print_history([calm])
+    assert "!" not in capsys.readouterr().out
+
+
+def test_a_single_moment_is_drawn_within_a_day(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+    from matplotlib.dates import num2date
+
+    limits: list[tuple[float, float]] = []
+    monkeypatch.setattr(Axes, "legend", lambda axes, **_: limits.append(axes.get_xlim()))
+    history_chart([measured("net_fp32"), measured("net_w8a8", seed=1)])
+    append([measured("net_fp32"), measured("net_w8a8", seed=1, sha256=B_HASH)], file)
+    compare_chart(compare("net_fp32", "net_w8a8", file))
+    spans = [[str(num2date(edge))[:16] for edge in ends] for ends in limits]
+    assert spans == [["2026-01-01 00:00", "2026-01-02 00:00"]] * 2
 
 
 def test_charts_are_pictures_even_of_nothing(file: Path) -> None:

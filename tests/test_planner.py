@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apps.planning.planner import TileCost, parse_memory, parse_size, plan_picture
+from apps.planning.planner import TileCost, parse_memory, plan_picture
 from edge_sr.errors import ConfigError
 
 
@@ -77,10 +77,3 @@ def test_memory_is_read_in_either_unit(text: str, amount: int) -> None:
 def test_amount_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="write 512MB"):
         parse_memory(text)
-
-
-def test_picture_size_is_width_first() -> None:
-    assert parse_size("4000x3000") == (3000, 4000)
-    for text in ("4000", "4000x", "x3000", "0x10", "4000x3000x3", "-1x5"):
-        with pytest.raises(ConfigError, match="write 4000x3000"):
-            parse_size(text)

@@ -199,9 +199,9 @@ def test_torch_runner_pads_to_the_networks_multiple_and_crops(height: int, width
 
 
 def test_torch_runner_insists_on_its_tile() -> None:
-    with pytest.raises(ShapeError, match="expected a 8x8 tile, got 9x8"):
+    with pytest.raises(ShapeError, match="expected a tile of 8x8, got 8 wide, 9 high"):
         TorchRunner(TinyNetwork(), tile=(8, 8)).run(_noise(9, 8))
-    with pytest.raises(RunnerError, match="multiples of 8, got 8x12"):
+    with pytest.raises(RunnerError, match="multiples of 8, got 12 wide, 8 high"):
         TorchRunner(TinyNetwork(tile_multiple=8), tile=(8, 12))
     with pytest.raises(RunnerError, match="scale and tile_multiple, got Conv2d"):
         TorchRunner(nn.Conv2d(3, 3, 1))

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import Checkpoint, Data, Json, Model, Overwrite, Scale, Sets, save, working
+from apps.commands.options import Checkpoint, Data, Json, Model, Overwrite, Scale, Sets, read_tile, save, working
 
 
 def export(
@@ -24,7 +24,7 @@ def export(
         list[str] | None,
         typer.Option("--target", help="tflite, executorch or coreml; may be given again. Default: all."),
     ] = None,
-    tile: Annotated[str, typer.Option("--tile", help="LR input as HEIGHTxWIDTH.")] = "128x128",
+    tile: Annotated[str, typer.Option("--tile", help="LR input as WIDTHxHEIGHT.")] = "128x128",
     checkpoint: Checkpoint = None,
     calibration: Annotated[
         Path | None,
@@ -44,11 +44,11 @@ def export(
     json_file: Json = None,
 ) -> None:
     """Make artifacts: one folder per scheme and target, with the model file and artifact.json."""
-    from apps.exporting import export_artifacts, parse_tile
+    from apps.exporting import export_artifacts
     from apps.tables import print_export
 
-    size = parse_tile(tile)
-    with working(json_file) as progress:
+    size = read_tile(tile)
+    with working(json_file, folder=out) as progress:
         report = export_artifacts(
             model=model,
             scale=scale,
@@ -62,8 +62,8 @@ def export(
             overwrite=overwrite,
             progress=progress,
         )
-    save("export", report, json_file)
     print_export(report)
+    save("export", report, json_file)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.failures])
 
 
@@ -71,7 +71,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for artifacts and report.")] = Path("out/demo"),
     model: Model = "idsa_net_mobile",
     scale: Scale = 4,
-    tile: Annotated[str, typer.Option("--tile", help="LR input as HEIGHTxWIDTH.")] = "128x128",
+    tile: Annotated[str, typer.Option("--tile", help="LR input as WIDTHxHEIGHT.")] = "128x128",
     checkpoint: Checkpoint = None,
     target: Annotated[
         list[str] | None,
@@ -87,11 +87,10 @@ def demo(
     Everything goes into --out: artifacts/, report.html and report.json.
     """
     from apps.demo import run_demo
-    from apps.exporting import parse_tile
     from apps.tables import print_summary, say
 
-    size, threads = parse_tile(tile), (1, 2)
-    with working(json_file) as progress:
+    size, threads = read_tile(tile), (1, 2)
+    with working(json_file, folder=out) as progress:
         report = run_demo(
             out,
             model=model,
@@ -106,9 +105,9 @@ def demo(
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             progress=progress,
         )
-    save("demo", report, json_file)
     print_summary(report.summary, threads)
     say(f"report: {report.html} and {report.json}, {report.seconds:.0f} s in all")
+    save("demo", report, json_file)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.export.failures])
 
 

@@ -20,7 +20,6 @@ from edge_sr.tiling import plan_tiles
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?i?B)", re.IGNORECASE)
-_SIZE = re.compile(r"(\d+)x(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,14 +163,6 @@ def costs_of(report: ProfileReport) -> tuple[TileCost, ...]:
         for row in report.rows
         if row.timing is not None
     )
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read ``4000x3000``, width first as cameras say it; returns (height, width)."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or 0 in (int(match[1]), int(match[2])):
-        raise ConfigError(f"expected a picture as WIDTHxHEIGHT, got {text!r}, write 4000x3000, say")
-    return int(match[2]), int(match[1])
 
 
 def parse_memory(text: str) -> int:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from apps.planning.planner import Option, TilePlan
 from apps.tables import console, say
+from edge_sr.sizes import format_size
 
 
 def print_plan(plan: TilePlan) -> None:
@@ -15,8 +16,9 @@ def print_plan(plan: TilePlan) -> None:
     best = plan.best
     scale = best.cost.scale
     say(
-        f"{plan.width}x{plan.height} -> {plan.width * scale}x{plan.height * scale}: {best.cost.name}, "
-        f"{best.tiles} tile{'s' if best.tiles > 1 else ''} of {best.cost.tile[0]}x{best.cost.tile[1]}, "
+        f"{format_size((plan.height, plan.width))} -> {format_size((plan.height * scale, plan.width * scale))}: "
+        f"{best.cost.name}, "
+        f"{best.tiles} tile{'s' if best.tiles > 1 else ''} of {format_size(best.cost.tile)}, "
         f"about {format_seconds(best.seconds)} and {best.memory_bytes / 1e6:.0f} MB"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
