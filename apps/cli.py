@@ -23,6 +23,7 @@ from apps.commands import (
 )
 from apps.commands.options import examples
 from apps.machine import package_version
+from apps.streams import complain, prepare_streams
 from edge_sr import __version__
 from edge_sr.errors import EdgeSRError
 
@@ -152,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed; 130 after Ctrl-C. Every failure prints one line on stderr, never a traceback for anything a user can
         cause.
     """
+    prepare_streams()
     command = typer.main.get_command(app)
     try:
         command.main(args=None if arguments is None else list(arguments), prog_name="edge-sr")
@@ -160,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the space on the disk", 2)
+    except UnicodeEncodeError as error:
+        return _fail(f"expected names of files in {error.encoding}, got {error.object!r}; rename it", 2)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except SystemExit as end:
@@ -171,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    complain(message)
     return status
 
 

@@ -31,6 +31,7 @@ from converters.artifact_meta import (
     artifact_name,
 )
 from edge_sr.errors import ArtifactError, EdgeSRError
+from edge_sr.foreign_text import visible
 
 __all__ = [
     "DTYPES",
@@ -193,8 +194,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _one_line(text: str) -> str:
     """What a damaged file says, fit for a terminal: one line, no control characters, of bounded length."""
-    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return shown if len(shown) <= _LINE_LIMIT else f"{shown[:_LINE_LIMIT]}..."
+    return visible(text, limit=_LINE_LIMIT)
 
 
 def _write_meta(path: Path, meta: ArtifactMeta) -> None:

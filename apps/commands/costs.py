@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from apps.commands.making import fail_on
-from apps.commands.options import Artifacts, Checkpoint, Json, save, working
+from apps.commands.options import MOST_THREADS, Artifacts, Checkpoint, Json, save, working
 
-Threads = Annotated[int, typer.Option("--threads", help="CPU threads of the runtime.", min=1)]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads of the runtime.", min=1, max=MOST_THREADS)]
 Figure = Annotated[
     Path | None, typer.Option("--figure", help="Also draw a chart into this PNG.", show_default=False, metavar="FILE")
 ]
@@ -42,7 +42,8 @@ def layers(
 def roofline(
     artifacts: Artifacts,
     threads: Annotated[
-        list[int] | None, typer.Option("--threads", help="CPU threads; may be given again. Default: 1.", min=1)
+        list[int] | None,
+        typer.Option("--threads", help="CPU threads; may be given again. Default: 1.", min=1, max=MOST_THREADS),
     ] = None,
     rounds: Annotated[int, typer.Option("--rounds", help="Turns of artifact and peak.", min=1)] = 3,
     figure: Figure = None,

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import Checkpoint, Data, Json, Model, Overwrite, Scale, Sets, save, working
+from apps.commands.options import MOST_THREADS, Checkpoint, Data, Json, Model, Overwrite, Scale, Sets, save, working
+from apps.streams import complain
 
 
 def export(
@@ -80,7 +81,9 @@ def upscale(
     overlap: Annotated[
         int | None, typer.Option("--overlap", help="LR pixels shared by neighbouring tiles. Default: the artifact's.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", help="CPU threads of the artifact's runtime.", min=1)] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", help="CPU threads of the artifact's runtime.", min=1, max=MOST_THREADS)
+    ] = 1,
     overwrite: Overwrite = False,
     json_file: Json = None,
 ) -> None:
@@ -88,7 +91,7 @@ def upscale(
 
     --model, --scale and --checkpoint choose the float network; an artifact brings its own.
     """
-    from apps.tables import say
+    from apps.terminal import say
     from apps.upscale import upscale_photo
 
     with working(json_file) as progress:
@@ -133,7 +136,8 @@ def demo(
     """
     from apps.demo import run_demo
     from apps.exporting import parse_tile
-    from apps.tables import print_summary, say
+    from apps.tables import print_summary
+    from apps.terminal import say
 
     size, threads = parse_tile(tile), (1, 2)
     with working(json_file) as progress:
@@ -160,6 +164,6 @@ def demo(
 def fail_on(lines: list[str]) -> None:
     """Print each line on stderr and leave with 2, where there is one."""
     for line in lines:
-        print(f"error: {line}", file=sys.stderr)
+        complain(line)
     if lines:
         raise typer.Exit(2)

@@ -12,6 +12,9 @@ import typer
 from apps.progress import Progress, progress_bars
 from apps.results import Result, check_json_target, envelope, write_json
 
+# More than any phone or desktop has; a runtime would start as many as it is told to.
+MOST_THREADS = 256
+
 Model = Annotated[str, typer.Option("--model", help="Network; see edge-sr models.")]
 Scale = Annotated[int, typer.Option("--scale", help="Upscaling factor: 2, 3 or 4.")]
 Checkpoint = Annotated[

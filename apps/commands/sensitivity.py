@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import Checkpoint, Data, Json, Model, Scale, Sets, save, working
+from apps.commands.options import MOST_THREADS, Checkpoint, Data, Json, Model, Scale, Sets, save, working
 
 
 def sensitivity(
@@ -35,7 +35,7 @@ def sensitivity(
         bool, typer.Option("--latency", help="Also time each part in float and int8 (TFLite); wants a quiet machine.")
     ] = False,
     tile: Annotated[str, typer.Option("--tile", help="--latency: LR height x width.")] = "128x128",
-    threads: Annotated[int, typer.Option("--threads", help="--latency: CPU threads.", min=1)] = 1,
+    threads: Annotated[int, typer.Option("--threads", help="--latency: CPU threads.", min=1, max=MOST_THREADS)] = 1,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for a page and a chart.", show_default=False, metavar="DIR"),
@@ -51,7 +51,7 @@ def sensitivity(
     from apps.exporting import parse_tile
     from apps.sensitivity import analyse_sensitivity, centre_crops
     from apps.sensitivity_view import print_sensitivity, write_report
-    from apps.tables import say
+    from apps.terminal import say
 
     with working(json_file) as progress:
         report = analyse_sensitivity(

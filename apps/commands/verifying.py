@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apps.commands.making import fail_on
-from apps.commands.options import Artifacts, Data, Json, Sets, save, working
+from apps.commands.options import MOST_THREADS, Artifacts, Data, Json, Sets, save, working
 
 if TYPE_CHECKING:
     from apps.verification.gate import GateCheck, GateLimits
@@ -72,8 +72,12 @@ def verify(
             show_default=False,
         ),
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", help="CPU threads of the runtimes.", min=1)] = 1,
-    jobs: Annotated[int, typer.Option("--jobs", help="--full: artifacts looked at side by side.", min=1)] = 2,
+    threads: Annotated[
+        int, typer.Option("--threads", help="CPU threads of the runtimes.", min=1, max=MOST_THREADS)
+    ] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", help="--full: artifacts looked at side by side.", min=1, max=MOST_THREADS)
+    ] = 2,
     record: Annotated[bool, typer.Option("--record", help="Write the scores into each artifact.json.")] = False,
     junit: Annotated[
         Path | None, typer.Option("--junit", help="Write the checks as JUnit XML.", show_default=False, metavar="FILE")
@@ -119,6 +123,7 @@ def _verify(
     json_file: Path | None,
 ) -> tuple[Sequence[GateCheck], list[str]]:
     from apps.tables import print_verify
+    from apps.terminal import say
     from apps.verification.accuracy import verify_artifacts
 
     with working(json_file) as progress:
@@ -135,10 +140,10 @@ def _verify(
     save("verify", report, json_file)
     if limits.ask:
         for line in report.gate_failures:
-            typer.echo(f"gate: {line}")
+            say(f"gate: {line}")
     print_verify(report)
     for line in report.notices:
-        typer.echo(f"note: {line}")
+        say(f"note: {line}")
     return report.checks, sorted({f"{row.label}: {row.reason}" for row in report.rows if row.failed})
 
 
@@ -155,7 +160,7 @@ def _verify_fully(
     out: Path,
     json_file: Path | None,
 ) -> Sequence[GateCheck]:
-    from apps.tables import say
+    from apps.terminal import say
     from apps.verification.full import verify_fully
     from apps.verification.full_view import claim_folder, print_full, write_full
 
@@ -188,8 +193,10 @@ def _tell(checks: Sequence[GateCheck], junit: Path | None, annotations: Annotati
         write_junit(junit, checks)
     if annotations is None:
         return
+    from apps.terminal import say
+
     for line in github_annotations(checks):
-        typer.echo(line)
+        say(line)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         append_step_summary(Path(summary), markdown_summary(checks))

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from apps.streams import complain
 from edge_sr.errors import DataError, EdgeSRError, MissingToolError
 
 RUNTIME = "LiteRT.js"
@@ -193,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(fetch_runtime(options.folder, archives=options.archives))
     except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return error.exit_code
     return 0
 
