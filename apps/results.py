@@ -21,6 +21,7 @@ from apps.machine import describe_machine, package_versions
 from apps.profiling.sampled import SampleStatistics
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import ConfigError
+from edge_sr.foreign_files import parse_json
 
 KIND_PREFIX = "edge-sr/"
 
@@ -181,7 +182,7 @@ def plain(value: Any) -> Any:
 
 def _is_ours(path: Path) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and str(content.get("kind", "")).startswith(KIND_PREFIX)
