@@ -16,6 +16,7 @@ from converters.artifact import Artifact, artifact_name, refuse_existing
 from converters.export import check_tile, export_artifact
 from converters.targets import TARGETS, get_target
 from edge_sr.errors import ConfigError, ConversionError, EdgeSRError, MissingToolError
+from edge_sr.foreign_text import visible, whole_number
 from quantization.schemes import get_scheme
 
 DEFAULT_TILE = (128, 128)
@@ -128,10 +129,10 @@ def export_artifacts(
 
 def parse_tile(text: str) -> tuple[int, int]:
     """Read ``128x128`` (height x width) as typed on a command line."""
-    height, cross, width = text.lower().partition("x")
-    if not cross or not height.isdecimal() or not width.isdecimal():
-        raise ConfigError(f"expected a tile as HEIGHTxWIDTH, got {text!r}, write 128x128, say")
-    return int(height), int(width)
+    height, width = (whole_number(side) for side in text.lower().partition("x")[::2])
+    if height is None or width is None:
+        raise ConfigError(f"expected a tile as HEIGHTxWIDTH, got {visible(text, limit=60)!r}, write 128x128, say")
+    return height, width
 
 
 def _plan(schemes: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import atexit
 import io
 import os
 import sys
+from pathlib import Path
 from typing import IO
 
 from edge_sr.foreign_text import one_line
@@ -26,10 +27,13 @@ def prepare_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             _redirect(descriptor)
-            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", encoding="utf-8", closefd=False))
+        if getattr(sys, name) is None:  # so Python leaves it where its descriptor was closed at the start
+            mode = "w" if descriptor else "r"
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  (open until the end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    atexit.unregister(_drop_unread)
     atexit.register(_drop_unread)
 
 

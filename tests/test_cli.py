@@ -327,6 +327,7 @@ def test_help_does_not_wait_for_torch() -> None:
         (["--scheme", "fp16", "--target", "tflite"], "scheme for target tflite must be one of"),
         (["--target", "onnx"], "target must be one of tflite, executorch, coreml, got 'onnx'"),
         (["--tile", "128"], "expected a tile as HEIGHTxWIDTH, got '128'"),
+        (["--tile", "9" * 5000 + "x8"], "expected a tile as HEIGHTxWIDTH, got '999"),
         (["--tile", "4x128"], "tile sides must be from 8"),
         (["--checkpoint", "nowhere.safetensors"], "expected a checkpoint file, got nowhere.safetensors"),
     ],

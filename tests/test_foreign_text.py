@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 import apps.progress
 from apps.figures import LatencyBar, Panel, compose_row, latency_chart
 from apps.pages import write_page
+from apps.profiling.adb.device_state import parse_device
+from apps.profiling.adb.results import AdbReport
+from apps.profiling.adb_view import print_adb
 from apps.streams import complain
 from apps.terminal import add_row, console, new_table, say, show, styled
 from edge_sr.errors import reason_of
@@ -126,6 +129,12 @@ def test_a_name_is_shown_as_it_is_in_a_page(name: str, tmp_path: Path, monkeypat
     page = write_page(tmp_path / "p.html", "page", title="", command="", facts=facts).read_text(encoding="utf-8")
     spelled = visible(name).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     assert page == f"<p>{spelled}|{spelled}|data:image/png;base64,{'A' * 400_000}</p>"
+
+
+def test_a_phone_of_any_name_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "@@props\n[ro.product.model]: [[/x]\x1b[31m:smile:]\n@@end\n"
+    print_adb(AdbReport(device=parse_device(text, "serial"), rows=(), interrupted=False, left_behind=None))
+    assert r"calling itself unknown [/x]\x1b[31m:smile: (serial serial)" in capsys.readouterr().out
 
 
 def test_markup_of_our_own_is_not_read_either(capsys: pytest.CaptureFixture[str]) -> None:

@@ -237,7 +237,9 @@ def thermal_state() -> str | None:
     program = shutil.which("pmset")
     if program is None:
         return None
-    done = subprocess.run([program, "-g", "therm"], capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run(
+        [program, "-g", "therm"], capture_output=True, text=True, errors="replace", timeout=10, check=False
+    )
     return " ".join(done.stdout.split())[:200] or None
 
 
@@ -246,7 +248,9 @@ def sysctl(name: str) -> str:
     program = shutil.which("sysctl")
     if program is None:
         return "unknown"
-    done = subprocess.run([program, "-n", name], capture_output=True, text=True, timeout=5, check=False)
+    done = subprocess.run(
+        [program, "-n", name], capture_output=True, text=True, errors="replace", timeout=5, check=False
+    )
     return done.stdout.strip() or "unknown"
 
 

@@ -195,6 +195,8 @@ def config_from_mapping(values: Mapping[str, Any]) -> TrainConfig:
             raise ConfigError(f"{name} must be of type {wanted.__name__}, got {visible(repr(value), limit=60)}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name} must be a finite number, got {value}")
+    if not isinstance(values.get("network", {}), Mapping):
+        raise ConfigError(f"network must be a table of settings, got {visible(repr(values['network']), limit=60)}")
     plain = dict(values)
     try:
         plain["phases"] = tuple(Phase(**phase) for phase in plain.get("phases", ()))
@@ -212,7 +214,7 @@ def load_config(path: Path) -> TrainConfig:
         ConfigError: no such file, not TOML, or wrong settings.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"expected a TOML training configuration, got {path} ({reason_of(error)}); check --config"

@@ -162,7 +162,9 @@ def _pack(folder: Path) -> None:
         )
     command = [npm, "pack", *names, "--pack-destination", str(folder), "--ignore-scripts", "--silent"]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=_FETCH_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         raise DataError(f"expected npm to fetch {RUNTIME}, got nothing in {_FETCH_SECONDS:g} s; try again") from None
     if done.returncode != 0:
