@@ -25,6 +25,7 @@ from apps.commands import (
 from apps.commands.options import examples
 from apps.destinations import own_stdout
 from apps.machine import package_version
+from apps.streams import complain, prepare_streams
 from edge_sr import __version__
 from edge_sr.errors import EdgeSRError
 
@@ -156,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed; 130 after Ctrl-C. Every failure prints one line on stderr, never a traceback for anything a user can
         cause.
     """
+    prepare_streams()
     command = typer.main.get_command(app)
     try:
         command.main(args=None if arguments is None else list(arguments), prog_name="edge-sr")
@@ -166,6 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the space on the disk", 2)
     except MemoryError:
         return _fail("expected enough memory, got none left; close other programs or give less at once", 2)
+    except UnicodeEncodeError as error:
+        return _fail(f"expected names of files in {error.encoding}, got {error.object!r}; rename it", 2)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except SystemExit as end:
@@ -177,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    complain(message)
     return status
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from converters.targets import TARGETS
 from edge_sr.datasets import ImageSet
 from edge_sr.errors import ConfigError
 from edge_sr.evaluation import image_drops
+from edge_sr.foreign_files import parse_json
 from edge_sr.runner import TorchRunner
 from edge_sr.scorable import load_scorable_sets
 from edge_sr.tiling import upscale_image
@@ -190,7 +190,7 @@ def _make_folder(out_dir: Path) -> None:
 
 def _is_own_folder(out_dir: Path) -> bool:
     try:
-        content = json.loads((out_dir / "report.json").read_text(encoding="utf-8"))
+        content = parse_json((out_dir / "report.json").read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("kind") == "edge-sr/demo"

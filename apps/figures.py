@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from edge_sr.errors import ConfigError, ShapeError
+from edge_sr.foreign_text import visible
 from edge_sr.images import write_image
 
 if TYPE_CHECKING:
@@ -122,8 +124,8 @@ def compose_rows(rows: Sequence[Sequence[Panel]], *, side: int = 256, gap: int =
             picture = picture.resize(_fit(picture.size, side), PillowImage.Resampling.NEAREST)
             canvas.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
             middle = left + side / 2
-            draw.text((middle, top + side + 5), panel.label, fill=INK, font=label_font, anchor="mt")
-            draw.text((middle, top + side + 25), panel.note, fill=MUTED, font=note_font, anchor="mt")
+            draw.text((middle, top + side + 5), visible(panel.label), fill=INK, font=label_font, anchor="mt")
+            draw.text((middle, top + side + 25), visible(panel.note), fill=MUTED, font=note_font, anchor="mt")
     return np.asarray(canvas, dtype=np.uint8).copy()
 
 
@@ -166,7 +168,7 @@ def latency_chart(bars: Sequence[LatencyBar]) -> bytes:
     axes.set_xlim(0, longest * 1.14)
     axes.set_xlabel("median of one tile, ms", color=MUTED, size=8.5)
     axes.grid(axis="x", color=GRID)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def waterfall_chart(steps: Sequence[tuple[str, float]], *, start_label: str, start_db: float, end_label: str) -> bytes:
@@ -200,7 +202,7 @@ def waterfall_chart(steps: Sequence[tuple[str, float]], *, start_label: str, sta
     axes.set_ylim(floor, top)
     axes.set_ylabel("PSNR-Y, dB", color=MUTED, size=8.5)
     axes.grid(axis="y", color=GRID)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def signed_db(value: float) -> str:
@@ -212,6 +214,16 @@ def png_bytes(image: Image) -> bytes:
     """Encode an (H, W, 3) uint8 image as PNG."""
     buffer = io.BytesIO()
     PillowImage.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def figure_png(figure: Figure, *, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Draw a matplotlib figure as a PNG; every name in it is drawn as it is."""
+    _show_as_text(figure)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(buffer, format="png", transparent=False, facecolor="white", metadata=metadata)
     return buffer.getvalue()
 
 
@@ -236,7 +248,19 @@ def _axes(*, width: float, height: float) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", transparent=False, facecolor="white")
-    return buffer.getvalue()
+def _show_as_text(figure: Figure) -> None:
+    """Take away what matplotlib would read in names: ``$`` as mathematics, and what its fonts cannot draw."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedLocator
+
+    for text in figure.findobj(Text):
+        text.set_text(_drawn(text.get_text()))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_locator(), FixedLocator):  # or the labels are matplotlib's own
+                labels = [label.get_text() for label in axis.get_ticklabels()]
+                axis.set_ticks(axis.get_ticklocs(), [_drawn(label) for label in labels])
+
+
+def _drawn(text: str) -> str:
+    return "\n".join(visible(line) for line in text.split("\n")).replace("$", r"\$")

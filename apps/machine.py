@@ -147,7 +147,9 @@ def _sysctl(name: str) -> str | None:
     program = shutil.which("sysctl")
     if program is None:
         return None
-    done = subprocess.run([program, "-n", name], capture_output=True, text=True, timeout=5, check=False)
+    done = subprocess.run(
+        [program, "-n", name], capture_output=True, text=True, errors="replace", timeout=5, check=False
+    )
     return done.stdout.strip() or None
 
 

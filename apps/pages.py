@@ -11,6 +11,10 @@ from apps.figures import png_bytes
 from apps.formatting import format_bytes, format_db, format_drop
 from apps.machine import describe_machine, package_versions
 from edge_sr.atomic import atomic_path
+from edge_sr.foreign_text import visible
+
+# A list of notes, or a command that names many artifacts.
+_MAX_TEXT = 100_000
 
 
 def write_page(path: Path, template: str, *, title: str, command: str, facts: Mapping[str, Any]) -> Path:
@@ -27,7 +31,11 @@ def write_page(path: Path, template: str, *, title: str, command: str, facts: Ma
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("apps"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.PackageLoader("apps"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        finalize=_shown,
     )
     environment.filters.update(_FILTERS)
     page = environment.get_template(template).render(
@@ -42,8 +50,16 @@ def write_page(path: Path, template: str, *, title: str, command: str, facts: Ma
     return path
 
 
+def _shown(value: Any) -> Any:
+    """What a template's expression gives, as it is put into the page; jinja2 escapes it after that."""
+    return visible(value, limit=_MAX_TEXT) if type(value) is str else value
+
+
 def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    import markupsafe
+
+    # Marked as safe: it is ours, and longer than any text.
+    return markupsafe.Markup("data:image/png;base64," + base64.b64encode(png).decode("ascii"))
 
 
 _FILTERS: dict[str, Callable[..., Any]] = {

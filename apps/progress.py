@@ -7,11 +7,15 @@ it are finished, ``detail`` is anything else worth a glance. A new name starts a
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO
+
+from apps.streams import lead_nowhere
+from edge_sr.foreign_text import visible
 
 # A log file gets a line when a piece of work ends, and one as often as this while it goes on.
 _LOG_SECONDS = 30.0
@@ -53,7 +57,11 @@ class LogLines:
             return
         self._printed[what] = now
         extra = f", {detail}" if detail else ""
-        print(f"{what}: {done}/{total}{extra} ({now - started:.0f} s)", file=self._stream, flush=True)
+        line = visible(f"{what}: {done}/{total}{extra} ({now - started:.0f} s)")
+        try:
+            print(line, file=self._stream, flush=True)
+        except OSError:  # whoever read has gone; the work goes on
+            lead_nowhere(self._stream)
 
 
 @contextmanager
@@ -64,19 +72,19 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
 
     columns = (
         SpinnerColumn(finished_text="✓"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[detail]}", style="dim"),
+        TextColumn("{task.fields[detail]}", style="dim", markup=False),
     )
     with Bars(*columns, console=Console(file=stream)) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(what: str, done: int, total: int, detail: str = "") -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, detail=detail)
-            bars.update(tasks[what], completed=done, total=total, detail=detail)
+                tasks[what] = bars.add_task(visible(what), total=total, detail=visible(detail))
+            bars.update(tasks[what], completed=done, total=total, detail=visible(detail))
 
         yield report
 
@@ -84,7 +92,9 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
 def _own_stderr() -> TextIO:
     """A copy of stderr: converters silence the process's own while their native code talks."""
     try:
-        return os.fdopen(os.dup(2), "w", encoding="utf-8")
+        return os.fdopen(
+            os.dup(2), "w", encoding=getattr(sys.stderr, "encoding", None) or "utf-8", errors="backslashreplace"
+        )
     except OSError:
         # Started without any stderr (a daemon): nobody watches.
         return Path(os.devnull).open("w", encoding="utf-8")

@@ -18,6 +18,7 @@ from apps.destinations import check_destination, write_bytes
 from apps.machine import describe_machine, package_versions
 from apps.profiling.sampled import SampleStatistics
 from edge_sr.errors import ConfigError
+from edge_sr.foreign_files import parse_json
 from edge_sr.json_values import plain as plain
 
 KIND_PREFIX = "edge-sr/"
@@ -159,7 +160,7 @@ def json_text(content: Mapping[str, Any]) -> str:
 
 def _is_ours(path: Path) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and str(content.get("kind", "")).startswith(KIND_PREFIX)

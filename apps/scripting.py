@@ -6,16 +6,18 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from apps.streams import complain, prepare_streams, say_aside
 from edge_sr.errors import EdgeSRError
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Call a script's ``main`` and leave with the status it returns, or with that of its error."""
+    prepare_streams()
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say_aside("interrupted")
         sys.exit(130)
     except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(error.exit_code)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
-from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS
+from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS, figure_png
 from apps.formatting import format_drop
 from apps.pages import write_page
 from apps.profiling.part_latency import LatencyByPart
 from apps.sensitivity import SensitivityReport
-from apps.tables import console, say
+from apps.terminal import add_row, new_table, say, show
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import ConfigError
 from edge_sr.sizes import format_size
@@ -39,24 +34,27 @@ def print_sensitivity(report: SensitivityReport) -> None:
     for view, title in TITLES.items():
         if not result.view(view):
             continue
-        table = _table(title, "roundings", "error, levels²", "share", "only this: drop, dB", "all but this: drop, dB")
+        heads = ("roundings", "error, levels²", "share", "only this: drop, dB", "all but this: drop, dB")
+        table = new_table(title, *heads, right=range(1, 6))
         for part in result.view(view):
-            table.add_row(
-                escape(part.name),
+            add_row(
+                table,
+                part.name,
                 str(part.weights + part.values),
                 f"{part.alone.mse_levels2:.4f}",
                 f"{result.share_percent(part):.1f}%",
                 format_effect(part.alone),
                 format_effect(part.others),
             )
-        console().print(table)
+        show(table)
     if report.variants:
-        table = _table("as targets execute it, without a search", "error, levels²", "drop, dB", "values rounded")
+        columns = ("error, levels²", "drop, dB", "values rounded")
+        table = new_table("as targets execute it, without a search", *columns, right=range(1, 4))
         for variant in report.variants:
             rounded = ", ".join(f"{count} {op}" for op, count in variant.rounded.items())
             effect = variant.effect
-            table.add_row(escape(variant.name), f"{effect.mse_levels2:.4f}", format_effect(effect), escape(rounded))
-        console().print(table)
+            add_row(table, variant.name, f"{effect.mse_levels2:.4f}", format_effect(effect), rounded)
+        show(table)
     if report.latency is not None:
         _print_latency(report.latency)
 
@@ -64,13 +62,13 @@ def print_sensitivity(report: SensitivityReport) -> None:
 def _print_latency(latency: LatencyByPart) -> None:
     tile = format_size(latency.tile)
     say(f"milliseconds of a tile of {tile} with {latency.threads} thread(s), LiteRT's operator profile")
-    table = _table("part", *latency.total_ms)
-    table.add_row("whole", *(f"{cost:.3f}" for cost in latency.total_ms.values()))
+    table = new_table("part", *latency.total_ms, right=range(1, 1 + len(latency.total_ms)))
+    add_row(table, "whole", *(f"{cost:.3f}" for cost in latency.total_ms.values()))
     for row in latency.rows:
         name = row.name if row.view == OP else f"{row.name}, convolutions"
         costs = ["–" if cost is None else f"{cost:.3f}" for cost in row.latency_ms.values()]
-        table.add_row(escape(name), *costs)
-    console().print(table)
+        add_row(table, name, *costs)
+    show(table)
     for note in latency.notes:
         say(note)
 
@@ -98,9 +96,7 @@ def sensitivity_chart(results: Sequence[Sensitivity]) -> bytes:
         grid[0][column].set_title(
             f"{result.model}, {result.scheme}: {format_effect(result.whole)} dB", color=INK, size=10, loc="left"
         )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
-    return buffer.getvalue()
+    return figure_png(figure)
 
 
 def _bars(axes: Any, result: Sensitivity, view: str) -> None:
@@ -143,10 +139,3 @@ def write_report(out: Path, report: SensitivityReport, *, command: str) -> Path:
         "effect": format_effect,
     }
     return write_page(out / PAGE, "sensitivity.html.j2", title="Sensitivity to int8", command=command, facts=facts)
-
-
-def _table(*heads: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index else "left", overflow="fold")
-    return table

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from apps.formatting import format_bytes, format_db, format_drop, format_ops, format_timing
+from apps.terminal import add_row, new_table, say, show, styled
 from converters.targets import TARGETS
 from quantization.schemes import SCHEMES
 
@@ -23,28 +18,16 @@ if TYPE_CHECKING:
     from apps.results import ProfileReport
     from apps.verification.accuracy import VerifyReport
 
-# Wide enough for every table here: a pipe or a log file has no width of its own.
-_FILE_WIDTH = 200
 _STATUS_STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
-
-
-def console() -> Console:
-    """Stdout, as wide as the terminal, or wide enough for whole tables where it is none."""
-    return Console(width=None if sys.stdout.isatty() else _FILE_WIDTH, highlight=False)
-
-
-def say(text: str) -> None:
-    """Print one line on stdout as it is."""
-    console().print(text, markup=False, soft_wrap=True)
 
 
 def print_export(report: ExportReport) -> None:
     """Target, scheme, size, delegates, ops outside, where it is."""
-    table = _table(
+    table = new_table(
         "target", "scheme", "weights", "size", "delegates", "ops outside", "seconds", "artifact", right=(3, 4, 6)
     )
     for row in report.rows:
-        _add(
+        add_row(
             table,
             row.target,
             row.scheme,
@@ -55,12 +38,12 @@ def print_export(report: ExportReport) -> None:
             f"{row.seconds:.0f}",
             str(row.path) if row.error is None else f"failed: {row.error}",
         )
-    console().print(table)
+    show(table)
 
 
 def print_verify(report: VerifyReport) -> None:
     """PSNR and SSIM per artifact and set, the worst image, and the drop split in two."""
-    table = _table(
+    table = new_table(
         *("artifact", "set", "images", "float, whole", "float, tiled", "PSNR-Y", "SSIM", "drop", "= tiling"),
         *("+ quant.", "worst image"),
         right=range(3, 10),
@@ -75,13 +58,13 @@ def print_verify(report: VerifyReport) -> None:
             cells += [format_db(row.artifact.psnr_y_db), format_db(row.artifact.ssim, 4), format_drop(row.drop_db)]
             cells += [format_drop(row.tiling_drop_db), format_drop(row.quantization_drop_db)]
             cells += [f"{worst.name} ({worst.psnr_y_db:.2f} dB)"]
-        _add(table, *cells)
-    console().print(table)
+        add_row(table, *cells)
+    show(table)
 
 
 def print_profile(report: ProfileReport) -> None:
     """Load, first run, median, IQR, p95 and memory per artifact and thread count."""
-    table = _table(
+    table = new_table(
         *("artifact", "threads", "load ms", "first ms", "median ms", "IQR ms", "p95 ms", "runs", "peak RSS"),
         "runtime",
         right=range(1, 9),
@@ -89,9 +72,9 @@ def print_profile(report: ProfileReport) -> None:
     for row in report.rows:
         timing = row.timing
         if timing is None:
-            _add(table, row.label, str(row.threads), *["–"] * 7, row.reason or "")
+            add_row(table, row.label, str(row.threads), *["–"] * 7, row.reason or "")
             continue
-        _add(
+        add_row(
             table,
             row.label,
             str(row.threads),
@@ -104,7 +87,7 @@ def print_profile(report: ProfileReport) -> None:
             f"{timing.peak_rss_bytes / 1e6:.0f} MB",
             f"{timing.runtime} {timing.runtime_version}",
         )
-    console().print(table)
+    show(table)
     if any(row.timing is not None and row.timing.noisy for row in report.rows):
         say("!  IQR above 10% of the median: something else used the processor; measure again on a quiet machine")
     if any(row.timing is not None and not row.timing.settled for row in report.rows):
@@ -114,9 +97,9 @@ def print_profile(report: ProfileReport) -> None:
 def print_summary(rows: Sequence[SummaryRow], threads: Sequence[int]) -> None:
     """The demo's table: accuracy, latency and delegation of every artifact."""
     heads = ["target", "scheme", "size", "PSNR-Y", "drop", *(f"ms, {count} thr. (IQR)" for count in threads)]
-    table = _table(*heads, "delegates", "ops outside", right=range(2, 6 + len(threads)))
+    table = new_table(*heads, "delegates", "ops outside", right=range(2, 6 + len(threads)))
     for row in rows:
-        _add(
+        add_row(
             table,
             row.target,
             row.scheme,
@@ -127,7 +110,7 @@ def print_summary(rows: Sequence[SummaryRow], threads: Sequence[int]) -> None:
             "–" if row.delegates is None else str(row.delegates),
             row.outside,
         )
-    console().print(table)
+    show(table)
     for row in rows:
         if row.reason is not None:
             say(f"{row.target} {row.scheme}: {row.reason}")
@@ -135,37 +118,35 @@ def print_summary(rows: Sequence[SummaryRow], threads: Sequence[int]) -> None:
 
 def print_doctor(report: DoctorReport) -> None:
     """What was found, and what to do about it."""
-    table = _table("", "what", "status", "found", "cure")
+    table = new_table("", "what", "status", "found", "cure")
     group = ""
     for check in report.checks:
         if group and check.group != group:
             table.add_section()
         style = _STATUS_STYLES[check.status]
         heading = check.group if check.group != group else ""
-        table.add_row(
-            heading, escape(check.name), f"[{style}]{check.status}[/]", escape(check.detail), escape(check.cure)
-        )
+        add_row(table, heading, check.name, styled(check.status, style), check.detail, check.cure)
         group = check.group
-    console().print(table)
+    show(table)
 
 
 def print_models(report: ModelsReport) -> None:
     """Networks, their sizes, and what is recorded with their weights."""
-    table = _table("model", "scale", "parameters", "deployed", "bundled weights", "recorded", right=(2, 3))
+    table = new_table("model", "scale", "parameters", "deployed", "bundled weights", "recorded", right=(2, 3))
     for model in report.models:
         for scale, count in model.parameters.items():
             own = [weights for weights in model.bundled if weights.scale == scale]
-            _add(
+            add_row(
                 table,
                 model.name if scale == min(model.parameters) else "",
                 f"x{scale}",
                 f"{count:,}",
                 f"{model.deployed_parameters[scale]:,}",
-                "\n".join(weights.scheme for weights in own) or "–",
-                "\n".join(_recorded(weights.metadata) for weights in own),
+                tuple(weights.scheme for weights in own) or "–",
+                tuple(_recorded(weights.metadata) for weights in own),
             )
         table.add_section()
-    console().print(table)
+    show(table)
     for model in report.models:
         say(f"{model.name}: {model.summary}")
     for scheme in SCHEMES.values():
@@ -177,14 +158,3 @@ def _recorded(metadata: dict[str, object]) -> str:
     # Short values only: whole histories are in --json.
     short = {key: value for key, value in metadata.items() if isinstance(value, str | int | float) and value != ""}
     return ", ".join(f"{key} {value}" for key, value in short.items() if len(str(value)) <= 40)[:110]
-
-
-def _table(*heads: str, right: Sequence[int] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index in right else "left", overflow="fold")
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    table.add_row(*(escape(cell) for cell in cells))

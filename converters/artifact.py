@@ -32,6 +32,7 @@ from converters.artifact_meta import (
 from edge_sr.atomic import folder_lock, scratch_folder
 from edge_sr.atomic_folder import place_folder, place_new_folder
 from edge_sr.errors import ArtifactError, EdgeSRError
+from edge_sr.foreign_text import visible
 
 __all__ = [
     "DTYPES",
@@ -238,8 +239,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _one_line(text: str) -> str:
     """What a damaged file says, fit for a terminal: one line, no control characters, of bounded length."""
-    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return shown if len(shown) <= _LINE_LIMIT else f"{shown[:_LINE_LIMIT]}..."
+    return visible(text, limit=_LINE_LIMIT)
 
 
 def _write_meta(path: Path, meta: ArtifactMeta) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from converters.mil_reader import MilPackage, Operation
-from edge_sr.errors import ArtifactError, ConversionError
+from edge_sr.errors import ArtifactError, ConversionError, refuse_damaged
 
 CONSTANT_KINDS = ("const", "constexpr_affine_dequantize", "constexpr_blockwise_shift_scale")
 # Parameter of each constexpr operation that holds the int8 values.
@@ -113,7 +113,11 @@ def inspect_package(path: Path) -> CoreMLInspection:
         ArtifactError: it is damaged, or is not an ML program with pictures in and out.
         MissingToolError: coremltools, which brings the protobuf classes, is not installed.
     """
-    package = MilPackage(path)
+    with refuse_damaged(f"a Core ML package at {path}", ArtifactError):
+        return _inspection(MilPackage(path))
+
+
+def _inspection(package: MilPackage) -> CoreMLInspection:
     computed = [operation for operation in package.operations if operation.kind not in CONSTANT_KINDS]
     metadata = package.spec.description.metadata
     return CoreMLInspection(

@@ -9,8 +9,8 @@ from typing import Any
 
 from converters.artifact import Delegation
 from converters.quiet import quiet_native
-from converters.tflite_graph import operator_name, read_model, type_name
-from edge_sr.errors import ConversionError, MissingToolError
+from converters.tflite_graph import Model, operator_name, read_model, type_name
+from edge_sr.errors import ConversionError, MissingToolError, refuse_damaged
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _INTEGERS = ("int8", "uint8")
@@ -53,7 +53,11 @@ def inspect_tflite(path: Path) -> TFLiteSummary:
         MissingToolError: ai-edge-litert is not installed.
         ConversionError: not a TFLite file.
     """
-    model = read_model(path)
+    with refuse_damaged(f"a TFLite file at {path}", ConversionError):
+        return _summary(path, read_model(path))
+
+
+def _summary(path: Path, model: Model) -> TFLiteSummary:
     graph = model.subgraphs[0]
     ops: Counter[str] = Counter()
     by_kind: dict[str, Counter[str]] = {"int": Counter(), "float": Counter()}

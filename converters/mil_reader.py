@@ -19,7 +19,7 @@ import numpy as np
 
 from converters.coreml_package import PROGRAM, WEIGHTS
 from converters.coreml_toolchain import import_coremltools
-from edge_sr.errors import ArtifactError
+from edge_sr.errors import ArtifactError, refuse_damaged
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -107,17 +107,22 @@ class MilPackage:
 
     def __init__(self, path: Path, function: str | None = None) -> None:
         self.path = path
-        self.spec = _parse_program(path)
+        with refuse_damaged(f"a Core ML package at {path}", ArtifactError):
+            self._open(function)
+
+    def _open(self, function: str | None) -> None:
+        self.spec = _parse_program(self.path)
         functions = self.spec.mlProgram.functions
         self.function_names: tuple[str, ...] = tuple(sorted(functions))
         self.function_name: str = function or self.spec.description.defaultFunctionName or "main"
         if self.function_name not in functions:
             found = ", ".join(self.function_names) or "none"
             raise ArtifactError(
-                f"expected an ML program with a function {self.function_name!r} in {path}, got {found}: export it again"
+                f"expected an ML program with a function {self.function_name!r} in {self.path}, got {found}: export it "
+                "again"
             )
         self._load_function(functions[self.function_name])
-        weights = path / WEIGHTS
+        weights = self.path / WEIGHTS
         self._weights = weights.read_bytes() if weights.exists() else b""
 
     def _load_function(self, function: Any) -> None:

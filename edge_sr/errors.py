@@ -6,11 +6,24 @@ line to stderr and leaves with :attr:`EdgeSRError.exit_code`.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edge_sr.foreign_text import one_line
+
+# Some name every file that is wrong.
+_LONGEST_MESSAGE = 4000
+
 
 class EdgeSRError(Exception):
     """Base of every error a caller may want to catch. ``exit_code`` is the command line's exit status."""
 
     exit_code: int = 2
+
+    def __str__(self) -> str:
+        """One printable line, whatever was put into it: names from files, other programs' words."""
+        return one_line(super().__str__(), limit=_LONGEST_MESSAGE)
 
 
 class ConfigError(EdgeSRError):
@@ -61,4 +74,35 @@ class GateError(EdgeSRError):
 
 def reason_of(error: BaseException) -> str:
     """What an exception of someone else's code says, in one line of at most 200 characters; its type where nothing."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error, limit=200) or type(error).__name__
+
+
+def cause_of(error: BaseException, *, limit: int = 300) -> str:
+    """Like :func:`reason_of`, after the exception's type."""
+    return one_line(f"{type(error).__name__}: {error}", limit=limit)
+
+
+# What reading raises where a file contradicts itself: a place that does not exist, a number that is none, a name that
+# means nothing, a size that no memory holds.
+_CONTRADICTIONS = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, StopIteration, TypeError, ValueError),
+    struct.error,
+)
+
+
+@contextmanager
+def refuse_damaged(what: str, error_class: type[EdgeSRError], cure: str = "export it again") -> Iterator[None]:
+    """Make one line of whatever reading a file of someone else's trips over.
+
+    A file that was altered at any bit can contradict itself anywhere, also where each number by itself is allowed; no
+    reader asks about all of it before it goes on.
+
+    Args:
+        what: which kind of file is expected, and where: ``a TFLite file at PATH``.
+        error_class: raised in place of anything but an :class:`EdgeSRError`; the cause stays attached.
+        cure: ends the message.
+    """
+    try:
+        yield
+    except _CONTRADICTIONS as error:
+        raise error_class(f"expected {what}, got a damaged one ({cause_of(error)}); {cure}") from error

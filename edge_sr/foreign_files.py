@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sr.errors import CheckpointError
+from edge_sr.foreign_text import visible
 
 # The header's length comes from the file; anything longer than this is not one of ours.
 MAX_HEADER_BYTES = 16 << 20
@@ -99,19 +100,21 @@ def read_checkpoint(path: Path, wanted: str) -> tuple[bytes, dict[str, str]]:
         raise CheckpointError(f"expected a checkpoint file, got {path} ({error.strerror}); check the path") from error
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """Parse JSON of which no object names a member twice.
 
     Raises:
-        ValueError: not JSON, or a name occurs twice.
-        RecursionError: nested too deeply.
+        ValueError: not JSON, nested too deeply, or a name occurs twice.
     """
-    return json.loads(text, object_pairs_hook=_unique)
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def brief(text: object) -> str:
     """Text from a file, or about it, fit for a one-line message: printable and at most 300 characters long."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(text)[:300])
+    return visible(text, limit=300)
 
 
 def _header(path: Path, head: bytes, end: int, wanted: str) -> tuple[dict[str, str], int]:
@@ -125,14 +128,15 @@ def _header(path: Path, head: bytes, end: int, wanted: str) -> tuple[dict[str, s
         tensors = parse_json(head[8:end].decode())
         header = tensors.pop("__metadata__", {})
         found = header.get("format")
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:  # the first two: JSON, but no object
+    except (AttributeError, TypeError, ValueError) as error:  # the first two: JSON, but no object
         known = _describe_file(head[:_SNIFF_BYTES])
         reason = f", {known}" if known else f" ({brief(error)}); fetch it again"
         raise CheckpointError(f"expected a safetensors file, got {path}{reason}") from error
     if found != wanted:
         raise CheckpointError(
             f"expected format {wanted}, got {brief(repr(found))} in {path}; it was written by another program: load "
-            "its tensors into create_network(...), then save_checkpoint"
+            "its tensors into create_network(...), by safetensors.torch.load_file and load_state_dict, then "
+            "save_checkpoint"
         )
     try:
         declared = end + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)

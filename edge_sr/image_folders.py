@@ -25,7 +25,7 @@ def image_files(folder: Path) -> list[Path]:
     )
 
 
-def images_below(folder: Path, *, without: re.Pattern[str]) -> list[Path]:
+def images_below(folder: Path, *, without: re.Pattern[str] | None = None) -> list[Path]:
     """Images of all folders inside a folder, by path; ``without`` folders of that name. Links to folders are not
     followed."""
     return [file for inner in _walk(folder, without) if inner != folder for file in image_files(inner)]

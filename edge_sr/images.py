@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PillowImage
 
+from edge_sr.atomic import scratch_folder
 from edge_sr.errors import ImageError
 from edge_sr.photos.colour import to_eight_bits
 from edge_sr.photos.formats import check_size, format_of
@@ -15,6 +16,8 @@ from edge_sr.photos.reading import MAX_MEGAPIXELS, read_photo
 from edge_sr.photos.writing import writing_photo
 from edge_sr.pixels import Image
 
+# A full disk refuses so much, and not the name alone.
+_TRIAL_BYTES = 1 << 16
 # MPO comes out of Pillow's reader of JPEG, HEIC out of pillow-heif's.
 _OPENED_BY_OTHERS = {".mpo", ".heic", ".heif"}
 
@@ -97,17 +100,9 @@ def check_writable(
 
 
 def _try_folder(path: Path) -> None:
-    from edge_sr.atomic import atomic_path
-
-    class _Tried(Exception):
-        pass
-
     try:
-        with atomic_path(path) as temporary:
-            temporary.touch()
-            raise _Tried
-    except _Tried:
-        return
+        with scratch_folder(path.parent) as trial:
+            (trial / path.name).write_bytes(bytes(_TRIAL_BYTES))
     except OSError as error:
         raise ImageError(
             f"expected to write {path}, got: {error.strerror}; choose another folder, or mend its permissions"

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 
 from edge_sr.errors import ConfigError
+from edge_sr.foreign_text import visible
 
-_SIZE = re.compile(r"(\d+)x(\d+)", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})", re.IGNORECASE)
 
 
 def parse_size(text: str, what: str, example: str) -> tuple[int, int]:
@@ -24,7 +25,7 @@ def parse_size(text: str, what: str, example: str) -> tuple[int, int]:
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None or 0 in (int(match[1]), int(match[2])):
-        raise ConfigError(f"expected a {what} as WIDTHxHEIGHT, got {text!r}, write {example}, say")
+        raise ConfigError(f"expected a {what} as WIDTHxHEIGHT, got {visible(text, limit=60)!r}, write {example}, say")
     return int(match[2]), int(match[1])
 
 

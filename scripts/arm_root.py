@@ -212,7 +212,7 @@ def _is_linux() -> bool:
 
 def _run(*words: str) -> str:
     """Output of a program; MissingToolError with the end of what it said where it failed."""
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         said = lines[-1].strip()[:300] if lines else f"exit status {done.returncode}"

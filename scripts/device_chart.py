@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS
+from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS, figure_png
 from apps.scripting import run_script
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import ConfigError
@@ -104,9 +103,7 @@ def draw(shown: Sequence[Panel], *, machine: str) -> bytes:
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=8)
     caption = f"ms per tile, median; whiskers: middle half of the runs. {machine}: no phone."
     grid[-1, 0].set_xlabel(caption, color=MUTED, size=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white", metadata={DIGEST_KEY: digest(shown)})
-    return buffer.getvalue()
+    return figure_png(figure, metadata={DIGEST_KEY: digest(shown)})
 
 
 def _draw_panel(axes: Any, panel: Panel) -> None:

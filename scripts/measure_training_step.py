@@ -69,7 +69,9 @@ def step_seconds(tree: Path, settings: dict[str, Any], threads: int, cache: Path
         arguments = [json.dumps(settings), str(threads), out, str(cache)]
         environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
         command = [sys.executable, "-c", _CHILD, *arguments]
-        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, text=True, errors="replace", check=False
+        )
     if done.returncode:
         raise ConfigError(f"expected a training run in {tree}, got: {done.stderr.strip()[-300:]}")
     seconds: list[float] = json.loads(done.stdout.splitlines()[-1])

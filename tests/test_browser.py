@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import pytest
 import torch
 from devtools import chromium_page
 
+import apps.profiling.browser.server
 from apps.history import store as history
 from apps.profiling.browser import session
 from apps.profiling.browser.addresses import lan_addresses
@@ -90,6 +93,54 @@ def ask(
         return answer.status, answer.headers, answer.read()
     finally:
         connection.close()
+
+
+@contextmanager
+def connected(server: PageServer) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        yield connection
+
+
+def test_only_so_many_connections_are_held_and_a_place_that_is_left_is_given_again(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_places", threading.BoundedSemaphore(2))
+    request = f"GET /{server.token}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    with connected(server) as first, connected(server) as second:
+        for connection in (first, second):
+            connection.sendall(request)
+            assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        with connected(server) as third:
+            assert third.recv(1) == b""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with connected(server) as later:
+            later.sendall(request)
+            with suppress(ConnectionError):
+                if later.recv(15) == b"HTTP/1.1 200 OK":
+                    return
+    pytest.fail("no place was given again")
+
+
+def test_a_request_that_drips_is_ended(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apps.profiling.browser.server, "_REQUEST_SECONDS", 0.5)
+    with connected(server) as connection, suppress(ConnectionError):
+        connection.sendall(b"GET / HTTP/1.1\r\nX: ")
+        connection.settimeout(0.05)
+        for _ in range(400):  # each byte within the time that a socket waits for one
+            connection.sendall(b"x")
+            with suppress(TimeoutError):
+                assert connection.recv(1) == b""
+                return
+        pytest.fail("it was never ended")
+
+
+def test_headers_without_end_are_not_read(server: PageServer) -> None:
+    with connected(server) as connection, suppress(ConnectionError):
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        for _ in range(200):  # 90 headers of 60 kB are what Python's own server would take
+            connection.sendall(b"X: " + 60_000 * b"x" + b"\r\n")
+        pytest.fail("twelve megabytes of headers were taken")
 
 
 def test_page_is_isolated_and_takes_nothing_from_elsewhere(server: PageServer) -> None:

@@ -327,6 +327,7 @@ def test_help_does_not_wait_for_torch() -> None:
         (["--scheme", "fp16", "--target", "tflite"], "scheme for target tflite must be one of"),
         (["--target", "onnx"], "target must be one of tflite, executorch, coreml, got 'onnx'"),
         (["--tile", "128"], "expected a tile as WIDTHxHEIGHT, got '128'"),
+        (["--tile", "9" * 5000 + "x8"], "expected a tile as WIDTHxHEIGHT, got '999"),
         (["--tile", "4x128"], "tile sides must be from 8"),
         (["--checkpoint", "nowhere.safetensors"], "expected a checkpoint file, got nowhere.safetensors"),
     ],
@@ -378,7 +379,13 @@ def test_unknown_device_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "'host', 'adb', 'apple', 'browser'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--no-such-option"], ["no-such-command"], ["verify"], ["export", "--scale", "x"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--no-such-option"], ["no-such-command"], ["verify"], ["export", "--scale", "x"]),
+        *([command, "x", "--threads", "257"] for command in ("profile", "layers", "roofline", "plan", "verify")),
+    ],
+)
 def test_words_that_make_no_command_exit_with_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(*words) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -393,6 +400,20 @@ def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(apps.catalogue, "list_models", interrupt)
     assert _run("models") == 130
     assert "interrupted" in _error(capsys)
+
+
+def test_a_name_that_a_library_cannot_take_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import apps.catalogue
+
+    def unable() -> None:
+        "\udcff[/x]\n.png".encode()
+
+    monkeypatch.setattr(apps.catalogue, "list_models", unable)
+    assert _run("models") == 2
+    _, err = capsys.readouterr()
+    assert err == "error: expected names of files in utf-8, got '\\udcff[/x]\\n.png'; rename it\n"
 
 
 def test_disk_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

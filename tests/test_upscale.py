@@ -280,11 +280,11 @@ def test_a_result_too_large_for_its_format_is_refused_before_anything_is_opened(
 def test_a_folder_that_refuses_files_is_found_first(
     tmp_path: Path, photo: Path, runner: RepeatingRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Path, *_: Any, **__: Any) -> None:
+    def full(self: Path, *_: Any, **__: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     artifact = fake_artifact(tmp_path)
-    monkeypatch.setattr(Path, "touch", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(ImageError, match="No space left on device"):
         upscale_photos([photo], tmp_path / "big.png", choice=UpscalerChoice(artifact=artifact))
     assert not runner.closed, "it was never opened"
@@ -363,7 +363,7 @@ def test_names_made_here_stand_beside_the_photo_or_in_the_folder(tmp_path: Path)
         list_jobs([tmp_path / "a.jpg"], None, scale=4, suffix=".bmp")
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").touch()
-    with pytest.raises(DataError, match=r"got 1 of \.txt"):
+    with pytest.raises(DataError, match=r"got 1 file \(1 \.txt\)"):
         list_jobs([tmp_path / "texts"], None, scale=4)
 
 

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from apps.commands.making import fail_on
-from apps.commands.options import Artifacts, Checkpoint, Figure, Json, draw, save, working
+from apps.commands.options import MOST_THREADS, Artifacts, Checkpoint, Figure, Json, draw, save, working
 
-Threads = Annotated[int, typer.Option("--threads", help="CPU threads of the runtime.", min=1)]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads of the runtime.", min=1, max=MOST_THREADS)]
 
 
 def layers(
@@ -39,7 +39,8 @@ def layers(
 def roofline(
     artifacts: Artifacts,
     threads: Annotated[
-        list[int] | None, typer.Option("--threads", help="CPU threads; may be given again. Default: 1.", min=1)
+        list[int] | None,
+        typer.Option("--threads", help="CPU threads; may be given again. Default: 1.", min=1, max=MOST_THREADS),
     ] = None,
     rounds: Annotated[int, typer.Option("--rounds", help="Turns of artifact and peak.", min=1)] = 3,
     figure: Figure = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import Data, Json, Sets, save, working
+from apps.commands.options import MOST_THREADS, Data, Json, Sets, save, working
 
 
 def diff(
@@ -25,7 +25,9 @@ def diff(
         ),
     ] = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Whether to run the artifacts at all.")] = True,
-    threads: Annotated[int, typer.Option("--threads", help="CPU threads of the runtimes.", min=1)] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", help="CPU threads of the runtimes.", min=1, max=MOST_THREADS)
+    ] = 1,
     json_file: Json = None,
 ) -> None:
     """Say what changed between two artifacts: fields, sizes, ops, scales, weights, and what comes out.

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import Figure, Json, draw, save, working
+from apps.commands.options import MOST_THREADS, Figure, Json, draw, save, working
 from apps.destinations import check_destination, check_folder, is_stdout
+from apps.streams import complain
 from edge_sr.errors import ConfigError
 
 HistoryFile = Annotated[
@@ -49,7 +50,7 @@ def history(
     from apps.history.history_view import history_chart, print_history
     from apps.history.report import HistoryReport
     from apps.history.store import Filter, export_lines, history_path, import_lines, read
-    from apps.tables import say
+    from apps.terminal import say
 
     path = history_path(history_file)
     wanted = Filter(artifact=artifact, model=model, device=device, since=since, until=until)
@@ -72,7 +73,9 @@ def compare(
     b: Annotated[str, typer.Argument(help="The same; verdicts speak of this one.")],
     history_file: HistoryFile = None,
     device: Annotated[str | None, typer.Option("--device", help="Part of the device's name, or its kind.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Only this number of threads.", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Only this number of threads.", min=1, max=MOST_THREADS)
+    ] = None,
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Smallest difference that is called one, in percent.")
     ] = 3.0,
@@ -98,7 +101,7 @@ def compare(
     save("compare", report, json_file)
     draw(figure, lambda: compare_chart(report))
     if fail_on_slower and report.slower:
-        typer.echo(f"error: B is slower in {report.slower} of {len(report.latency)} comparisons", err=True)
+        complain(f"B is slower in {report.slower} of {len(report.latency)} comparisons")
         raise typer.Exit(3)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from apps.commands.options import Artifacts, Json, draw, save, working
+from apps.streams import complain
 from edge_sr.errors import ConfigError
 
 _FOR = "ane, gpu-delegate, nnapi, xnnpack or hexagon; may be given again. Default: all that read the artifact's format."
@@ -42,5 +43,5 @@ def lint(
     save("lint", report, json_file)
     draw(figure, lambda: strip_chart(report.forecasts))
     if fail_on is not None and report.breaches(fail_on):
-        typer.echo(f"error: {report.breaches(fail_on)} findings of severity {fail_on} or worse", err=True)
+        complain(f"{report.breaches(fail_on)} findings of severity {fail_on} or worse")
         raise typer.Exit(3)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from apps.commands.options import Checkpoint, Data, Json, Model, Overwrite, Scale, Sets, read_tile, save, working
+from apps.streams import complain
 
 
 def export(
@@ -87,7 +88,8 @@ def demo(
     Everything goes into --out: artifacts/, report.html and report.json.
     """
     from apps.demo import run_demo
-    from apps.tables import print_summary, say
+    from apps.tables import print_summary
+    from apps.terminal import say
 
     size, threads = read_tile(tile), (1, 2)
     with working(json_file, folder=out) as progress:
@@ -114,6 +116,6 @@ def demo(
 def fail_on(lines: list[str]) -> None:
     """Print each line on stderr and leave with 2, where there is one."""
     for line in lines:
-        print(f"error: {line}", file=sys.stderr)
+        complain(line)
     if lines:
         raise typer.Exit(2)

@@ -11,7 +11,7 @@ import typer
 
 from apps.commands.history import HistoryFile, NoHistory, open_history
 from apps.commands.making import fail_on
-from apps.commands.options import Artifacts, Json, save, working
+from apps.commands.options import MOST_THREADS, Artifacts, Json, save, working
 
 if TYPE_CHECKING:
     from apps.history.collect import ProfiledReport
@@ -48,7 +48,12 @@ def profile(
     ] = Device.host,
     threads: Annotated[
         list[int] | None,
-        typer.Option("--threads", help="CPU threads; may be given again. Default: 1 (browser: and 4).", min=1),
+        typer.Option(
+            "--threads",
+            help="CPU threads; may be given again. Default: 1 (browser: and 4).",
+            min=1,
+            max=MOST_THREADS,
+        ),
     ] = None,
     runs: Annotated[int, typer.Option("--runs", help="Timed runs per measurement, at least.", min=1)] = 50,
     max_seconds: Annotated[float, typer.Option("--max-seconds", help="Stop one measurement after this long.")] = 20.0,
@@ -154,7 +159,8 @@ def _host(
 ) -> None:
     from apps.machine import describe_machine
     from apps.profiling.host import profile_artifacts
-    from apps.tables import print_profile, say
+    from apps.tables import print_profile
+    from apps.terminal import say
 
     with working(json_file) as progress:
         report = profile_artifacts(artifacts, threads=threads, runs=runs, max_seconds=max_seconds, progress=progress)

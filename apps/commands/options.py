@@ -22,6 +22,9 @@ from apps.results import Result, check_json_target, envelope, json_text, write_j
 from edge_sr.errors import ConfigError
 from edge_sr.sizes import format_size, parse_size
 
+# More than any phone or desktop has; a runtime would start as many as it is told to.
+MOST_THREADS = 256
+
 Model = Annotated[str, typer.Option("--model", help="Network; see edge-sr models.")]
 Scale = Annotated[int, typer.Option("--scale", help="Upscaling factor: 2, 3 or 4.")]
 Checkpoint = Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import Artifacts, Json, save, working
+from apps.commands.options import MOST_THREADS, Artifacts, Json, save, working
 
 
 def plan(
@@ -21,7 +21,8 @@ def plan(
         typer.Option("--overlap", help="LR pixels shared by neighbouring tiles. Default: each artifact's.", min=0),
     ] = None,
     threads: Annotated[
-        list[int] | None, typer.Option("--threads", help="CPU threads; may be given again. Default: 1.", min=1)
+        list[int] | None,
+        typer.Option("--threads", help="CPU threads; may be given again. Default: 1.", min=1, max=MOST_THREADS),
     ] = None,
     max_seconds: Annotated[float, typer.Option("--max-seconds", help="Stop one measurement after this long.")] = 5.0,
     json_file: Json = None,

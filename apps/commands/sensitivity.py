@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import Checkpoint, Data, Json, Model, Scale, Sets, read_tile, save, working
+from apps.commands.options import (
+    MOST_THREADS,
+    Checkpoint,
+    Data,
+    Json,
+    Model,
+    Scale,
+    Sets,
+    read_tile,
+    save,
+    working,
+)
 
 
 def sensitivity(
@@ -35,7 +46,7 @@ def sensitivity(
         bool, typer.Option("--latency", help="Also time each part in float and int8 (TFLite); wants a quiet machine.")
     ] = False,
     tile: Annotated[str, typer.Option("--tile", help="--latency: LR input as WIDTHxHEIGHT.")] = "128x128",
-    threads: Annotated[int, typer.Option("--threads", help="--latency: CPU threads.", min=1)] = 1,
+    threads: Annotated[int, typer.Option("--threads", help="--latency: CPU threads.", min=1, max=MOST_THREADS)] = 1,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for a page and a chart.", show_default=False, metavar="DIR"),
@@ -50,7 +61,7 @@ def sensitivity(
     """
     from apps.sensitivity import analyse_sensitivity, centre_crops
     from apps.sensitivity_view import print_sensitivity, write_report
-    from apps.tables import say
+    from apps.terminal import say
 
     with working(json_file, folder=out) as progress:
         report = analyse_sensitivity(

@@ -85,7 +85,7 @@ def train(
     Examples: train --preset trial --out runs/trial; train --data photos --out runs/mobile --minutes 30; train --data
     photos --out runs/long --cooldown 2000; torchrun --nproc-per-node 2 -m apps.cli train ...
     """
-    from apps.tables import say
+    from apps.terminal import say
     from apps.training import train_float
     from edge_sr.training.distributed import is_first_process
 
@@ -151,7 +151,7 @@ def qat(
 
     The state with the best PSNR on held-out photos is kept. Interrupt it when you like: the same command goes on.
     """
-    from apps.tables import say
+    from apps.terminal import say
     from apps.training import train_quantized
     from edge_sr.training.distributed import is_first_process
     from quantization.qat import QATConfig

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apps.commands.options import Checkpoint, Json, Model, Overwrite, Scale, save, working
+from apps.commands.options import MOST_THREADS, Checkpoint, Json, Model, Overwrite, Scale, save, working
+from apps.streams import complain
 from edge_sr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def upscale(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", help="CPU threads. Default: all physical cores.", min=1, show_default=False),
+        typer.Option(
+            "--threads", help="CPU threads. Default: all physical cores.", min=1, max=MOST_THREADS, show_default=False
+        ),
     ] = None,
     overwrite: Overwrite = False,
     json_file: Json = None,
@@ -78,7 +80,7 @@ def upscale(
     Not for: photos with visible JPEG blocks, noise or motion blur, and small text. The networks learned to undo a clean
     reduction, so they sharpen such faults with everything else.
     """
-    from apps.tables import say
+    from apps.terminal import say
     from apps.upscaling.batch import upscale_photos
     from apps.upscaling.photo import PhotoOptions
     from apps.upscaling.runners import UpscalerChoice
@@ -103,13 +105,13 @@ def upscale(
             announce=lambda forecast: say(_announced(forecast)),
             progress=progress,
         )
-    save("upscale", report, json_file)
     for result in report.photos:
         say(_done(result))
     if report.skipped:
         say(f"{len(report.skipped)} left as they were: their results exist")
+    save("upscale", report, json_file)
     for failure in report.failures:
-        print(f"error: {failure.source.name}: {failure.reason}", file=sys.stderr)
+        complain(f"{failure.source.name}: {failure.reason}")
     if report.failures:
         raise typer.Exit(1)
 

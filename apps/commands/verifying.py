@@ -14,7 +14,7 @@ import typer
 
 from apps.commands.history import HistoryFile, NoHistory, open_history
 from apps.commands.making import fail_on
-from apps.commands.options import Artifacts, Data, Json, Sets, save, working
+from apps.commands.options import MOST_THREADS, Artifacts, Data, Json, Sets, save, working
 
 if TYPE_CHECKING:
     from apps.verification.accuracy import VerifyReport
@@ -74,8 +74,12 @@ def verify(
             show_default=False,
         ),
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", help="CPU threads of the runtimes.", min=1)] = 1,
-    jobs: Annotated[int, typer.Option("--jobs", help="--full: artifacts looked at side by side.", min=1)] = 2,
+    threads: Annotated[
+        int, typer.Option("--threads", help="CPU threads of the runtimes.", min=1, max=MOST_THREADS)
+    ] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", help="--full: artifacts looked at side by side.", min=1, max=MOST_THREADS)
+    ] = 2,
     record: Annotated[bool, typer.Option("--record", help="Write the scores into each artifact.json.")] = False,
     junit: Annotated[
         Path | None, typer.Option("--junit", help="Write the checks as JUnit XML.", show_default=False, metavar="FILE")
@@ -92,7 +96,7 @@ def verify(
 
     Core ML packages are executed by an evaluator of our own, on any system, and on macOS by Core ML as well.
     """
-    from apps.tables import say
+    from apps.terminal import say
     from apps.verification.gate import GateLimits, enforce, passed_line
     from apps.verification.gate_view import check_junit_target
 
@@ -129,6 +133,7 @@ def _verify(
     json_file: Path | None,
 ) -> tuple[Sequence[GateCheck], list[str]]:
     from apps.tables import print_verify
+    from apps.terminal import say
     from apps.verification.accuracy import verify_artifacts
 
     with working(json_file) as progress:
@@ -144,10 +149,10 @@ def _verify(
         )
     if limits.ask:
         for line in report.gate_failures:
-            typer.echo(f"gate: {line}")
+            say(f"gate: {line}")
     print_verify(report)
     for line in report.notices:
-        typer.echo(f"note: {line}")
+        say(f"note: {line}")
     _keep(report, kept)
     save("verify", report, json_file)
     return report.checks, sorted({f"{row.label}: {row.reason}" for row in report.rows if row.failed})
@@ -167,7 +172,7 @@ def _verify_fully(
     kept: Path | None,
     json_file: Path | None,
 ) -> Sequence[GateCheck]:
-    from apps.tables import say
+    from apps.terminal import say
     from apps.verification.full import verify_fully
     from apps.verification.full_view import claim_folder, print_full, write_full
 
@@ -208,8 +213,10 @@ def _tell(checks: Sequence[GateCheck], junit: Path | None, annotations: Annotati
         write_junit(junit, checks)
     if annotations is None:
         return
+    from apps.terminal import say
+
     for line in github_annotations(checks):
-        typer.echo(line)
+        say(line)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         append_step_summary(Path(summary), markdown_summary(checks))

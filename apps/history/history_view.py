@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
-from rich.markup import escape
 from rich.table import Table
 
-from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS
+from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS, figure_png
 from apps.history.compare import CompareReport, LatencyComparison, Side
 from apps.history.measurement import LATENCY, Measurement
 from apps.history.ratio import FASTER, SLOWER
 from apps.profiling.certainty import median_interval
 from apps.profiling.sampled import NOISY_IQR_PERCENT, SampleStatistics
-from apps.tables import console, say
+from apps.terminal import add_row, new_table, say, show, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,24 +35,21 @@ class _Runs(SampleStatistics):
 
 def print_history(measurements: Sequence[Measurement]) -> None:
     """One line per measurement, oldest first: what, where, and the figure with its confidence interval."""
-    table = Table(box=box.SIMPLE)
-    for column in ("when (UTC)", "artifact", "hash", "device", "runtime"):
-        table.add_column(column)
-    table.add_column("threads", justify="right")
-    table.add_column("result", justify="right")
-    table.add_column("95% interval")
+    heads = ("when (UTC)", "artifact", "hash", "device", "runtime", "threads", "result", "95% interval")
+    table = new_table(*heads, right=(5, 6))
     for measurement in measurements:
         runtime = f"{measurement.runtime} {measurement.runtime_version} {measurement.backend}".strip()
-        table.add_row(
+        add_row(
+            table,
             measurement.created.removesuffix("+00:00").replace("T", " "),
-            escape(measurement.artifact_name),
+            measurement.artifact_name,
             measurement.artifact_sha256[:8],
-            escape(f"{measurement.device_kind}: {measurement.device}"),
-            escape(runtime),
+            f"{measurement.device_kind}: {measurement.device}",
+            runtime,
             str(measurement.threads) if measurement.kind == LATENCY else "",
             *_figures(measurement),
         )
-    console().print(table)
+    show(table)
     say(f"{len(measurements)} measurement{'s' if len(measurements) != 1 else ''}")
     marks = "".join(_marks(measurement) for measurement in measurements)
     if "!" in marks:
@@ -66,17 +60,16 @@ def print_history(measurements: Sequence[Measurement]) -> None:
 
 def print_compare(report: CompareReport) -> None:
     """Latency and accuracy of B against A, then what could not be compared."""
-    say(f"A: {report.a}\nB: {report.b}")
+    say(f"A: {report.a}")
+    say(f"B: {report.b}")
     if report.latency:
-        console().print(_latency_table(report.latency))
+        show(_latency_table(report.latency))
     if report.accuracy:
-        table = Table(box=box.SIMPLE)
-        for column in ("artifact", "set", "runtime", "A dB", "B dB", "B less A"):
-            table.add_column(column, justify="left" if column in ("artifact", "set", "runtime") else "right")
+        table = new_table("artifact", "set", "runtime", "A dB", "B dB", "B less A", right=(3, 4, 5))
         for row in report.accuracy:
             scores = (f"{row.before_db:.3f}", f"{row.after_db:.3f}", f"{row.change_db:+.3f}")
-            table.add_row(escape(row.artifact), escape(row.set_name), escape(row.runtime), *scores)
-        console().print(table)
+            add_row(table, row.artifact, row.set_name, row.runtime, *scores)
+        show(table)
     for line in report.unmatched:
         say(line)
     say(
@@ -95,7 +88,7 @@ def history_chart(measurements: Sequence[Measurement]) -> bytes:
     for number, (name, members) in enumerate(sorted(series.items())):
         _draw(axes, members, label=name, colour=f"C{number % 10}", marker=_MARKERS[number % len(_MARKERS)])
     _finish(figure, axes, [m for members in series.values() for m in members])
-    return _png(figure)
+    return figure_png(figure)
 
 
 def compare_chart(report: CompareReport) -> bytes:
@@ -116,7 +109,7 @@ def compare_chart(report: CompareReport) -> bytes:
             _draw(above, group, label=f"{label}: {name}", colour=colour, marker=_MARKERS[number % len(_MARKERS)])
     _finish(figure, above, [m for _, m in report.measurements if m.kind == LATENCY])
     _draw_ratios(below, report)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _draw_ratios(axes: Any, report: CompareReport) -> None:
@@ -145,36 +138,35 @@ def _draw(axes: Any, members: Sequence[Measurement], *, label: str, colour: str,
 
 
 def _latency_table(rows: Sequence[LatencyComparison]) -> Table:
-    table = Table(box=box.SIMPLE)
-    for column in ("artifact", "device", "threads", "A, ms", "B, ms", "B / A", "verdict on B", "note"):
-        table.add_column(column)
+    table = new_table("artifact", "device", "threads", "A, ms", "B, ms", "B / A", "verdict on B", "note")
     for row in rows:
         ratio = f"{row.ratio:.3f}"
         if row.ratio_interval is not None:
             ratio += f" [{row.ratio_interval[0]:.3f}, {row.ratio_interval[1]:.3f}]"
-        style = _STYLES.get(row.verdict)
-        table.add_row(
-            escape(row.artifact),
-            escape(row.device),
+        style = _STYLES.get(row.verdict, "")
+        add_row(
+            table,
+            row.artifact,
+            row.device,
             str(row.threads),
-            escape(_side_text(row.before)),
-            escape(_side_text(row.after)),
-            escape(ratio),
-            f"[{style}]{row.verdict}[/]" if style else row.verdict,
+            _side_lines(row.before),
+            _side_lines(row.after),
+            ratio,
+            styled(row.verdict, style),
             row.note,
         )
     return table
 
 
-def _side_text(side: Side) -> str:
+def _side_lines(side: Side) -> tuple[str, str]:
     interval = "" if side.interval_ms is None else f" [{side.interval_ms[0]:.2f}, {side.interval_ms[1]:.2f}]"
     launches = f"{side.launches} launch{'es' if side.launches != 1 else ''}"
-    return f"{side.median_ms:.2f}{interval}\n{side.samples} runs, {launches}"
+    return f"{side.median_ms:.2f}{interval}", f"{side.samples} runs, {launches}"
 
 
 def _figures(measurement: Measurement) -> tuple[str, str]:
     if measurement.kind != LATENCY:
-        return f"{measurement.psnr_y_db:.3f} dB", escape(f"{measurement.set_name}")
+        return f"{measurement.psnr_y_db:.3f} dB", f"{measurement.set_name}"
     interval = median_interval(measurement.samples_ms) if measurement.samples_ms else None
     spelled = "–" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f} ms"
     return f"{_median(measurement):.2f} ms{_marks(measurement)}", spelled
@@ -236,9 +228,3 @@ def _finish(figure: Figure, axes: Any, drawn: Sequence[Measurement]) -> None:
         label.set_ha("right")
     if drawn:
         axes.legend(frameon=False, fontsize=7, loc="lower left")
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
-    return buffer.getvalue()

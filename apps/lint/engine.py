@@ -19,7 +19,7 @@ from apps.lint.rules import ERROR, SEVERITIES, Finding, Requirement, Rule, place
 from apps.lint.xnnpack import XNNPACK, XNNPACK_EXECUTORCH
 from apps.progress import Progress, quiet
 from converters.artifact import load_artifact
-from edge_sr.errors import ConfigError
+from edge_sr.errors import ArtifactError, ConfigError, refuse_damaged
 
 ON, OFF, UNSURE = "on", "off", "unsure"
 LABEL = "FORECAST"
@@ -132,9 +132,10 @@ def lint_artifacts(
     for artifact, fitting in zip(artifacts, chosen, strict=True):
         progress(f"lint {artifact.path.name}", 0, 1)
         graph = read_operators(artifact.main_path, artifact.meta.target)
-        forecasts += [
-            forecast(graph, accelerator, path=artifact.path, scheme=artifact.meta.scheme) for accelerator in fitting
-        ]
+        with refuse_damaged(f"a model file of {artifact.meta.target} at {artifact.main_path}", ArtifactError):
+            forecasts += [
+                forecast(graph, accelerator, path=artifact.path, scheme=artifact.meta.scheme) for accelerator in fitting
+            ]
         progress(f"lint {artifact.path.name}", 1, 1)
     return LintReport(forecasts=tuple(forecasts))
 

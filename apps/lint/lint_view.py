@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-from rich import box
-from rich.markup import escape
 from rich.table import Table
 
-from apps.figures import GRID, INK, MUTED
+from apps.figures import GRID, INK, MUTED, figure_png
 from apps.lint.engine import DISCLAIMER, LABEL, OFF, ON, UNSURE, Forecast, LintReport
 from apps.lint.rules import SOURCES, Place
-from apps.tables import console, say
+from apps.terminal import add_row, new_table, say, show, styled
 
 # Blue, orange and grey: told apart by colour-blind readers and in print.
 STATE_COLOURS = {ON: "#3f7fbf", OFF: "#d9822b", UNSURE: "#b8bfcc"}
@@ -23,11 +20,11 @@ _PLACES_SHOWN = 3
 
 def print_lint(report: LintReport, *, details: bool = True) -> None:
     """Summary of each forecast, then its findings, then the sources that they name."""
-    console().print(_summary(report.forecasts))
+    show(_summary(report.forecasts))
     if details:
         for forecast in report.forecasts:
             if forecast.findings:
-                console().print(_findings(forecast))
+                show(_findings(forecast))
         _print_sources(report)
     say(f"{LABEL}: {DISCLAIMER}; measure on the device before you rely on it")
 
@@ -59,9 +56,7 @@ def strip_chart(forecasts: Sequence[Forecast]) -> bytes:
     axes.set_xlabel(f"{LABEL}: operators in execution order, wider where more arithmetic is", color=MUTED, size=8)
     handles = [Patch(color=colour, label=_STATE_TEXTS[state]) for state, colour in STATE_COLOURS.items()]
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=7.5)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
-    return buffer.getvalue()
+    return figure_png(figure)
 
 
 def _draw_strip(axes: object, height: float, forecast: Forecast) -> None:
@@ -77,16 +72,14 @@ def _draw_strip(axes: object, height: float, forecast: Forecast) -> None:
 
 
 def _summary(forecasts: Sequence[Forecast]) -> Table:
-    table = Table(box=box.SIMPLE, title=f"{LABEL} of what runs where", title_justify="left")
-    for column in ("artifact", "accelerator"):
-        table.add_column(column)
-    for column in ("ops on", "unsure", "off", "MACs on", "partitions", "errors", "warnings"):
-        table.add_column(column, justify="right")
-    table.add_column("assumes")
+    counted = ("ops on", "unsure", "off", "MACs on", "partitions", "errors", "warnings")
+    title = f"{LABEL} of what runs where"
+    table = new_table("artifact", "accelerator", *counted, "assumes", right=range(2, 9), title=title)
     for forecast in forecasts:
         counts = [sum(f.rule.severity == severity for f in forecast.findings) for severity in ("error", "warning")]
-        table.add_row(
-            escape(forecast.artifact_path.name),
+        add_row(
+            table,
+            forecast.artifact_path.name,
             forecast.title,
             f"{forecast.count(ON)} of {len(forecast.ops)}",
             str(forecast.count(UNSURE)),
@@ -94,32 +87,31 @@ def _summary(forecasts: Sequence[Forecast]) -> Table:
             "–" if forecast.macs_share is None else f"{100 * forecast.macs_share:.1f}%",
             str(forecast.partitions),
             *map(str, counts),
-            escape(forecast.caveat),
+            forecast.caveat,
         )
     return table
 
 
 def _findings(forecast: Forecast) -> Table:
     title = f"{LABEL}: {forecast.artifact_path.name} on {forecast.title}"
-    table = Table(box=box.SIMPLE, title=escape(title), title_justify="left")
-    for column in ("severity", "rule", "where", "what", "fix"):
-        table.add_column(column)
+    table = new_table("severity", "rule", "where", "what", "fix", title=title)
     for finding in forecast.findings:
         severity = finding.rule.severity
-        table.add_row(
-            f"[{_STYLES[severity]}]{severity}[/]",
-            f"{finding.rule.id}\n({finding.rule.confidence})",
-            escape(_where(finding.places)),
-            escape(f"{finding.detail}: {finding.rule.why}"),
-            escape(finding.rule.fix),
+        add_row(
+            table,
+            styled(severity, _STYLES[severity]),
+            (finding.rule.id, f"({finding.rule.confidence})"),
+            _where(finding.places),
+            f"{finding.detail}: {finding.rule.why}",
+            finding.rule.fix,
         )
     return table
 
 
-def _where(places: Sequence[Place]) -> str:
+def _where(places: Sequence[Place]) -> tuple[str, ...]:
     lines = [f"#{place.index} {place.kind} {list(place.shape)}" for place in places[:_PLACES_SHOWN]]
     more = len(places) - len(lines)
-    return "\n".join([*lines, *([f"and {more} more"] if more else [])])
+    return (*lines, *([f"and {more} more"] if more else []))
 
 
 def _print_sources(report: LintReport) -> None:

@@ -12,7 +12,7 @@ from converters.graphs import read_graph
 from converters.graphs.executorch_reader import ExecuTorchProgram
 from converters.graphs.graph import ComputeGraph, Node, Value
 from converters.graphs.summary import COMMON_NAMES, WEIGHT_AXES
-from edge_sr.errors import ArtifactError
+from edge_sr.errors import ArtifactError, refuse_damaged
 
 # Types by XNNPACK's names and by ExecuTorch's; any other name is the one used here, in lower case.
 _DTYPES = {
@@ -47,41 +47,39 @@ def read_operators(path: Path, target: str) -> Graph:
         ArtifactError: damaged, not of this format, or with a delegate of which no rules are known.
         MissingToolError: the package that brings the format's schema is not installed.
     """
-    if target == "executorch":
-        return _read_program(ExecuTorchProgram(path))
-    graph = read_graph(path, target)
-    # Names may repeat in a TFLite file; positions do not.
-    tensors = _tensors(graph, "{name}#{index}" if target == "tflite" else "{name}")
-    return Graph(
-        format=target,
-        ops=tuple(_ops(graph, tensors, target)),
-        inputs=tuple(tensors[index] for index in graph.inputs),
-        outputs=tuple(tensors[index] for index in graph.outputs),
-        flexible=dict(graph.flexible),
-    )
+    with refuse_damaged(f"a model file of {target} at {path}", ArtifactError):
+        if target == "executorch":
+            return _read_program(ExecuTorchProgram(path))
+        graph = read_graph(path, target)
+        # Names may repeat in a TFLite file; positions do not.
+        tensors = _tensors(graph, "{name}#{index}" if target == "tflite" else "{name}")
+        return Graph(
+            format=target,
+            ops=tuple(_ops(graph, tensors, target)),
+            inputs=tuple(tensors[index] for index in graph.inputs),
+            outputs=tuple(tensors[index] for index in graph.outputs),
+            flexible=dict(graph.flexible),
+        )
 
 
 def _read_program(program: ExecuTorchProgram) -> Graph:
     """All pieces of an ExecuTorch program: what its delegates hold, and the kernels called between them."""
     plan, ops, delegates = program.plan, list[Op](), 0
-    try:
-        for instruction in (step for chain in plan["chains"] for step in chain["instructions"]):
-            kind, arguments = instruction["instr_args"]
-            if kind == "DelegateCall":
-                delegates += 1
-                graph = program.delegate_graph(plan["delegates"][arguments["delegate_index"]])
-                ops += _ops(graph, _tensors(graph, f"delegate{delegates}_{{index}}"), "executorch", first=len(ops))
-            elif kind == "KernelCall":
-                ops.append(_kernel_op(plan, arguments, len(ops)))
-        return Graph(
-            format="executorch",
-            ops=tuple(ops),
-            inputs=tuple(_plan_tensor(plan, index) for index in plan["inputs"]),
-            outputs=tuple(_plan_tensor(plan, index) for index in plan["outputs"]),
-            delegates=delegates,
-        )
-    except (IndexError, KeyError, TypeError) as error:
-        raise ArtifactError(f"expected a sound program in {program.path}, got a damaged one ({error!r})") from None
+    for instruction in (step for chain in plan["chains"] for step in chain["instructions"]):
+        kind, arguments = instruction["instr_args"]
+        if kind == "DelegateCall":
+            delegates += 1
+            graph = program.delegate_graph(plan["delegates"][arguments["delegate_index"]])
+            ops += _ops(graph, _tensors(graph, f"delegate{delegates}_{{index}}"), "executorch", first=len(ops))
+        elif kind == "KernelCall":
+            ops.append(_kernel_op(plan, arguments, len(ops)))
+    return Graph(
+        format="executorch",
+        ops=tuple(ops),
+        inputs=tuple(_plan_tensor(plan, index) for index in plan["inputs"]),
+        outputs=tuple(_plan_tensor(plan, index) for index in plan["outputs"]),
+        delegates=delegates,
+    )
 
 
 def _kernel_op(plan: dict[str, Any], arguments: dict[str, Any], index: int) -> Op:

@@ -15,11 +15,12 @@ from typing import Any
 from apps.results import ProfileReport, plain
 from apps.upscaling.memory import picture_bytes
 from edge_sr.errors import ConfigError
+from edge_sr.foreign_text import visible
 from edge_sr.photos.reading import PhotoHeader
 from edge_sr.tiling import plan_tiles
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?i?B)", re.IGNORECASE)
+_AMOUNT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*([KMG]?i?B)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,5 +170,5 @@ def parse_memory(text: str) -> int:
     """Read ``512MB`` (10^6) or ``512MiB`` (2^20) and the like; returns bytes."""
     match = _AMOUNT.fullmatch(text.strip())
     if match is None or float(match[1]) == 0:
-        raise ConfigError(f"expected an amount of memory, got {text!r}, write 512MB, say")
+        raise ConfigError(f"expected an amount of memory, got {visible(text, limit=60)!r}, write 512MB, say")
     return int(float(match[1]) * _UNITS[match[2].upper()])

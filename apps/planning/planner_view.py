@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
 from apps.planning.planner import Option, TilePlan
-from apps.tables import console, say
+from apps.terminal import add_row, new_table, say, show
 from edge_sr.sizes import format_size
 
 
@@ -21,12 +17,11 @@ def print_plan(plan: TilePlan) -> None:
         f"{best.tiles} tile{'s' if best.tiles > 1 else ''} of {format_size(best.cost.tile)}, "
         f"about {format_seconds(best.seconds)} and {best.memory_bytes / 1e6:.0f} MB"
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for head in ("artifact", "threads", "overlap", "tiles", "computed", "predicted", "quartiles", "memory", "fits"):
-        table.add_column(head, justify="left" if head == "artifact" else "right")
+    heads = ("artifact", "threads", "overlap", "tiles", "computed", "predicted", "quartiles", "memory", "fits")
+    table = new_table(*heads, right=range(1, len(heads)))
     for option in plan.options:
-        table.add_row(*(escape(cell) for cell in _cells(option)))
-    console().print(table)
+        add_row(table, *_cells(option))
+    show(table)
     say(
         f"memory: what runtime and model were measured to add, and {best.pictures_bytes / 1e6:.0f} MB for pixels where "
         "finished rows go to a PNG file, as upscale does; an application's own memory comes on top"

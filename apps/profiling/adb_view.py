@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
 from apps.profiling.adb.device_state import DeviceState
 from apps.profiling.adb.results import AdbReport, AdbRow, DeviceNumerics, SampledTiming
 from apps.profiling.apple_results import AppleReport, AppleRow
-from apps.tables import console, say
+from apps.terminal import add_row, new_table, say, show
 
 
 def print_adb(report: AdbReport) -> None:
     """Device, then one line per measurement: latency, what fell back, numerics, state before and after."""
-    table = _table(
+    table = new_table(
         *("artifact", "backend", "thr.", "cores", "load ms", "median ms", "mean ms", "spread", "runs"),
         *("outside of delegate", "numerics", "temp. °C", "governor"),
         right=(2, 4, 5, 6, 7, 8),
@@ -25,9 +21,9 @@ def print_adb(report: AdbReport) -> None:
         cores = f"mask {row.taskset_mask}" if row.pinned else "any"
         cells = [row.label, row.backend, str(row.threads), cores]
         if row.timing is None:
-            _add(table, *cells, *["–"] * 5, row.reason or "", "–", "–", "–")
+            add_row(table, *cells, *["–"] * 5, row.reason or "", "–", "–", "–")
             continue
-        _add(
+        add_row(
             table,
             *cells,
             _ms(row.timing.load_ms),
@@ -41,7 +37,7 @@ def print_adb(report: AdbReport) -> None:
             "–" if row.before is None else row.before.governor,
         )
     say(f"device: {report.device.title} (serial {report.device.serial})")
-    console().print(table)
+    show(table)
     _say_once((row.label, (*row.notes, *_reasons(row.numerics))) for row in report.rows if row.timing is not None)
     if any(isinstance(row.timing, SampledTiming) for row in report.rows):
         say("spread: interquartile range of the samples, or ± standard deviation where the tool prints no samples")
@@ -53,23 +49,23 @@ def print_adb(report: AdbReport) -> None:
 
 def print_apple(report: AppleReport) -> None:
     """Device, then one line per artifact and compute unit: latency, where Core ML plans the work, numerics."""
-    table = _table(
+    table = new_table(
         *("artifact", "compute unit", "load ms", "median ms", "IQR ms", "p95 ms", "runs", "planned for", "numerics"),
         right=range(2, 7),
     )
     for row in report.rows:
         if row.timing is None:
-            _add(table, row.label, row.compute_unit, *["–"] * 5, row.reason or "", "–")
+            add_row(table, row.label, row.compute_unit, *["–"] * 5, row.reason or "", "–")
             continue
         timing = row.timing
-        _add(
+        add_row(
             table,
             *(row.label, row.compute_unit, _ms(timing.load_ms), _ms(timing.median_ms)),
             *(_ms(timing.iqr_ms) + (" !" if timing.noisy else ""), _ms(timing.p95_ms), str(timing.count)),
             *(_planned(row), describe_numerics(row.numerics)),
         )
     say(f"device: {report.device}, {report.os}")
-    console().print(table)
+    show(table)
     _say_once((row.label, _reasons(row.numerics)) for row in report.rows if row.timing is not None)
 
 
@@ -128,14 +124,3 @@ def _say_once(notes: Iterable[tuple[str, Sequence[str]]]) -> None:
             told.setdefault(line, []).append(label)
     for line, labels in told.items():
         say(f"{', '.join(dict.fromkeys(labels))}: {line}")
-
-
-def _table(*heads: str, right: Sequence[int] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index in right else "left", overflow="fold")
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    table.add_row(*(escape(cell) for cell in cells))

@@ -123,7 +123,7 @@ def _measure(artifact: Artifact, toolkit: Toolkit, unit: str, runs: int) -> Appl
     try:
         model = toolkit.open(artifact, unit)
         loads, predictions = toolkit.benchmark(model, inputs, runs)
-    except RunnerError as error:
+    except EdgeSRError as error:
         return replace(row, reason=str(error), failed=True)
     # The first load also compiles the package for the device; the last one is what a user waits for afterwards.
     timing = SampledTiming(samples_ms=predictions, warmup_runs=1, load_ms=loads[-1])

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from apps.profiling.apple_results import ComputePlan, DeviceShare
 from converters.artifact import Artifact
 from converters.coreml_toolchain import import_coremltools
-from edge_sr.errors import ConfigError, MissingToolError, RunnerError
+from edge_sr.errors import ConfigError, MissingToolError, RunnerError, cause_of
+from edge_sr.foreign_text import visible
 
 Image = NDArray[np.uint8]
 
@@ -90,7 +91,7 @@ class Toolkit:
                 compute_units=getattr(self.coremltools.ComputeUnit, unit),
             )
         except Exception as error:
-            raise RunnerError(f"expected Core ML to load {artifact.main_path}, got {one_line(error)}") from error
+            raise RunnerError(f"expected Core ML to load {artifact.main_path}, got {cause_of(error)}") from error
 
     def benchmark(self, model: Any, inputs: dict[str, Any], runs: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Load the model :data:`LOADS` times and predict ``runs`` times after one that is not timed.
@@ -134,11 +135,11 @@ class Toolkit:
             try:
                 plan = summarize_plan(await loaded.retrieve_compute_plan())
             except Exception as error:  # noqa: BLE001  (the picture may come all the same)
-                plan = RunnerError(f"expected a compute plan from Core ML, got {one_line(error)}")
+                plan = RunnerError(f"expected a compute plan from Core ML, got {cause_of(error)}")
             try:
                 image = as_picture((await loaded.predict(inputs))[output])
             except Exception as error:  # noqa: BLE001  (the plan stands without it)
-                image = RunnerError(f"expected a picture from Core ML, got {one_line(error)}")
+                image = RunnerError(f"expected a picture from Core ML, got {cause_of(error)}")
             return plan, image
         finally:
             await loaded.unload()
@@ -150,7 +151,7 @@ class Toolkit:
         load = await benchmarker.benchmark_load(iterations=LOADS)
         # Always with inputs: it cannot make pictures itself (coremltools 9.0).
         predict = await benchmarker.benchmark_predict(inputs=inputs, iterations=runs, warmup=True)
-        return tuple(float(sample) for sample in load.samples), tuple(float(sample) for sample in predict.samples)
+        return _times(load.samples, "loads"), _times(predict.samples, "predictions")
 
     def _prepare_iphone(self, development_team: str | None, name: str | None) -> None:
         from coremltools.models.ml_program.experimental.remote_device import AppSigningCredentials, Device, DeviceType
@@ -183,7 +184,7 @@ class Toolkit:
                 f"expected {what} to end within {limit_s:.0f} s, got no end; see that the device is unlocked"
             ) from None
         except Exception as error:
-            raise RunnerError(f"expected {what} to work, got {one_line(error)}") from error
+            raise RunnerError(f"expected {what} to work, got {cause_of(error)}") from error
 
 
 def summarize_plan(plan: Any) -> ComputePlan:
@@ -236,7 +237,9 @@ def thermal_state() -> str | None:
     program = shutil.which("pmset")
     if program is None:
         return None
-    done = subprocess.run([program, "-g", "therm"], capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run(
+        [program, "-g", "therm"], capture_output=True, text=True, errors="replace", timeout=10, check=False
+    )
     return " ".join(done.stdout.split())[:200] or None
 
 
@@ -245,10 +248,15 @@ def sysctl(name: str) -> str:
     program = shutil.which("sysctl")
     if program is None:
         return "unknown"
-    done = subprocess.run([program, "-n", name], capture_output=True, text=True, timeout=5, check=False)
+    done = subprocess.run(
+        [program, "-n", name], capture_output=True, text=True, errors="replace", timeout=5, check=False
+    )
     return done.stdout.strip() or "unknown"
 
 
-def one_line(error: BaseException) -> str:
-    """An exception as one line, cut to 300 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+def _times(samples: Any, what: str) -> tuple[float, ...]:
+    """Samples as Core ML's benchmarker gives them, in milliseconds."""
+    times = tuple(float(sample) for sample in samples)
+    if not times or not all(math.isfinite(time) and time >= 0 for time in times):
+        raise RunnerError(f"expected times of {what} from Core ML's benchmarker, got {visible(times, limit=100)}")
+    return times

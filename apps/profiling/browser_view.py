@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
 from apps.profiling.browser.results import BrowserReport
-from apps.tables import console, say
+from apps.terminal import add_row, new_table, say, show
 
 _ENDINGS = {
     "timeout": "ended early: the browser did not come, or fell silent; what was measured until then is above",
@@ -18,10 +14,8 @@ _ENDINGS = {
 
 def print_browser(report: BrowserReport) -> None:
     """Device, then one line per artifact and configuration: latency, what the picture was checked against."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     heads = ("artifact", "runs in", "load ms", "first ms", "median ms", "IQR ms", "p95 ms", "samples", "picture")
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="right" if 2 <= place <= 7 else "left", overflow="fold")
+    table = new_table(*heads, right=range(2, 8))
     for row in report.rows:
         cells = [row.label, row.configuration.label]
         timing = row.timing
@@ -33,10 +27,10 @@ def print_browser(report: BrowserReport) -> None:
             cells += [f"{timing.iqr_ms:.2f}" + (f" ! {timing.iqr_percent:.0f}%" if timing.noisy else "")]
             cells += [f"{timing.p95_ms:.2f}", f"{timing.count}{batched}"]
             cells += [row.numerics.summary if row.numerics is not None else "not checked"]
-        table.add_row(*(escape(cell) for cell in cells))
+        add_row(table, *cells)
     if report.device is not None:
         say(f"device: {report.device.title}; thermal state {report.device.thermal_state}")
-    console().print(table)
+    show(table)
     # Once each, in the order in which they came up.
     for note in dict.fromkeys(note for row in report.rows for note in row.notes):
         say(f"note: {note}")

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
-from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS
+from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS, figure_png
 from apps.profiling.layer_results import LayerCost, LayerProfile
-from apps.tables import console, say
+from apps.terminal import add_row, new_table, say, show
 
 TABLE_LAYERS = 20
 CHART_LAYERS = 24
@@ -21,24 +16,20 @@ _REST_COLOUR = "#c9d1de"
 def print_layers(profile: LayerProfile, *, limit: int = TABLE_LAYERS) -> None:
     """The dearest layers, what the others take together, what is left of the whole; then the kinds of layers."""
     say(f"{profile.label}: {profile.total_ms:.3f} ms with {_threads(profile)}, {profile.macs / 1e9:.3f} GMACs")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for head in ("layer", "operation", "MACs", "median ms", "95% interval", "share", "GMAC/s"):
-        table.add_column(head, justify="left" if head in ("layer", "operation") else "right", overflow="fold")
+    table = new_table("layer", "operation", "MACs", "median ms", "95% interval", "share", "GMAC/s", right=range(2, 7))
     shown, rest = dearest(profile, limit)
     for layer in shown:
-        table.add_row(*map(escape, _cells(profile, layer)))
+        add_row(table, *_cells(profile, layer))
     if rest:
         cost = math.fsum(layer.median_ms for layer in rest)
-        table.add_row(f"{len(rest)} others", "", _count(rest), f"{cost:.3f}", "", _percent(profile, cost), "")
+        add_row(table, f"{len(rest)} others", "", _count(rest), f"{cost:.3f}", "", _percent(profile, cost), "")
     residual = profile.residual_ms
-    table.add_row("outside of layers", "", "", f"{residual:.3f}", "", _percent(profile, residual), "")
-    console().print(table)
-    kinds = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for head in ("operation", "layers", "ms", "share"):
-        kinds.add_column(head, justify="left" if head == "operation" else "right")
+    add_row(table, "outside of layers", "", "", f"{residual:.3f}", "", _percent(profile, residual), "")
+    show(table)
+    kinds = new_table("operation", "layers", "ms", "share", right=range(1, 4))
     for kind, (count, cost) in list(profile.by_kind().items())[:limit]:
-        kinds.add_row(escape(kind), str(count), f"{cost:.3f}", _percent(profile, cost))
-    console().print(kinds)
+        add_row(kinds, kind, str(count), f"{cost:.3f}", _percent(profile, cost))
+    show(kinds)
     for note in profile.notes:
         say(note)
 
@@ -85,9 +76,7 @@ def layers_chart(profile: LayerProfile, *, limit: int = CHART_LAYERS) -> bytes:
     axes.grid(axis="x", color=GRID)
     axes.set_xlabel(f"ms of {profile.total_ms:.2f} ms per tile, {_threads(profile)}", color=MUTED, size=8)
     axes.set_title(f"{profile.label} ({profile.method})", loc="left", color=INK, size=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
-    return buffer.getvalue()
+    return figure_png(figure)
 
 
 def dearest(profile: LayerProfile, limit: int) -> tuple[list[LayerCost], list[LayerCost]]:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
-from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS
+from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS, figure_png
 from apps.profiling.layer_results import quantile
 from apps.profiling.roofline import RooflineReport, RooflineRow
-from apps.tables import console, say
+from apps.terminal import add_row, new_table, say, show
 
 
 def print_roofline(report: RooflineReport) -> None:
     """One line per artifact and thread count: MACs, rate, peak, share of the peak with its range over the rounds."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column("artifact", overflow="fold")
-    for head in ("threads", "GMACs", "median ms", "GMAC/s", "peak GMAC/s", "of peak", "rounds from … to"):
-        table.add_column(head, justify="right")
+    numbers = ("threads", "GMACs", "median ms", "GMAC/s", "peak GMAC/s", "of peak", "rounds from … to")
+    table = new_table("artifact", *numbers, right=range(1, 8))
     for row in report.rows:
         cells = [row.label, str(row.threads)]
         if row.reason is not None:
-            table.add_row(*map(escape, [*cells, *["–"] * 5, row.reason]))
+            add_row(table, *cells, *["–"] * 5, row.reason)
             continue
         percent = row.round_percent
         cells += [
@@ -35,8 +28,8 @@ def print_roofline(report: RooflineReport) -> None:
             f"{quantile(percent, 0.5):.0f}%",
             f"{min(percent):.0f}% … {max(percent):.0f}%",
         ]
-        table.add_row(*map(escape, cells))
-    console().print(table)
+        add_row(table, *cells)
+    show(table)
     rounds = f"{report.rounds} round{'s' if report.rounds > 1 else ''}"
     say(f"peak: {report.peak}, same runtime, scheme and threads, in turns with the artifact, {rounds}")
 
@@ -82,9 +75,7 @@ def roofline_chart(report: RooflineReport) -> bytes:
     axes.tick_params(colors=INK, labelsize=8, length=0)
     axes.grid(axis="x", color=GRID)
     axes.set_xlabel("GMAC/s: bar, the artifact; outline, dense convolutions on this machine", color=MUTED, size=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
-    return buffer.getvalue()
+    return figure_png(figure)
 
 
 def _whisker(rounds: Sequence[float], middle: float) -> list[list[float]]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_sr.errors import ConfigError, DataError, EdgeSRError
-from edge_sr.images import IMAGE_SUFFIXES, check_writable
+from edge_sr.image_folders import describe_suffixes, image_files, images_below, other_files
+from edge_sr.images import check_writable
 from edge_sr.photos.formats import FORMATS
 from edge_sr.photos.reading import MAX_MEGAPIXELS, PhotoHeader, check_megapixels, read_header
 
@@ -120,8 +121,7 @@ def _photos(sources: Sequence[Path], scale: int) -> list[tuple[Path, Path]]:
         if not source.is_dir():
             found.setdefault(source, source.parent)
             continue
-        files = sorted(file for file in source.rglob("*") if file.is_file() and not file.name.startswith("."))
-        readable = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+        readable = [*image_files(source), *images_below(source)]
         names = {(file.parent, file.stem) for file in readable}
         ending = f"_x{scale}"
         photos = [
@@ -130,8 +130,7 @@ def _photos(sources: Sequence[Path], scale: int) -> list[tuple[Path, Path]]:
             if not (file.stem.endswith(ending) and (file.parent, file.stem.removesuffix(ending)) in names)
         ]
         if not photos:
-            kinds = Counter(file.suffix.lower() or "no suffix" for file in files)
-            seen = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(3)) or "an empty folder"
+            seen = describe_suffixes(other_files(source, below=True)) or "none"
             raise DataError(f"expected photos in {source}, got {seen}; name another folder")
         for photo in photos:
             found.setdefault(photo, source)

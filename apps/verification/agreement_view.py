@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
-from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS
+from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS, figure_png
 from apps.formatting import format_db
-from apps.tables import console, say
+from apps.terminal import add_row, new_table, say, show
 from apps.verification.agreement import ALLOWED_LEVELS, Agreement, AgreementMatrix
 
 
 def print_agreement(matrix: AgreementMatrix) -> None:
     """Who took part, every pair, and the first diverging layer of each that is too far off."""
     say(f"{matrix.title}: {len(matrix.tiles)} tiles ({', '.join(tile.label for tile in matrix.tiles)})")
-    who = _table("participant", "ran in", "PSNR-Y of the tiles", right=(2,))
+    who = new_table("participant", "ran in", "PSNR-Y of the tiles", right=(2,))
     for participant in matrix.participants:
         where = participant.runner if participant.reason is None else f"did not run: {participant.reason}"
-        who.add_row(escape(participant.name), escape(where), format_db(participant.psnr_y_db))
-    console().print(who)
-    pairs = _table("pair", "max", "on photos", "mean", "equal", "over 1", "over 2", "PSNR between", right=range(1, 8))
+        add_row(who, participant.name, where, format_db(participant.psnr_y_db))
+    show(who)
+    pairs = new_table(
+        "pair", "max", "on photos", "mean", "equal", "over 1", "over 2", "PSNR between", right=range(1, 8)
+    )
     for pair in matrix.pairs:
         cells = (
             f"{pair.first} – {pair.second}",
@@ -38,8 +36,8 @@ def print_agreement(matrix: AgreementMatrix) -> None:
             f"{pair.share_over_2:.4%}",
             "identical" if math.isinf(pair.psnr_db) else f"{pair.psnr_db:.2f}",
         )
-        pairs.add_row(*(escape(cell) for cell in cells), style="yellow" if pair.max_levels > ALLOWED_LEVELS else None)
-    console().print(pairs)
+        add_row(pairs, *cells, style="yellow" if pair.max_levels > ALLOWED_LEVELS else None)
+    show(pairs)
     for divergence in matrix.divergences:
         say(divergence.sentence())
     for name, reason in matrix.divergence_reasons:
@@ -58,7 +56,7 @@ def draw_agreement(matrix: AgreementMatrix) -> bytes | None:
     left, right = figure.subplots(1, 2)
     _heat(left, matrix, names, "largest difference, levels", lambda pair: pair.max_levels, "{:.0f}", top=4.0)
     _heat(right, matrix, names, "mean difference, levels", lambda pair: pair.mean_levels, "{:.2g}", top=0.5)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _heat(
@@ -91,16 +89,3 @@ def _heat(
     axes.tick_params(colors=INK, labelsize=8, length=0)
     for spine in axes.spines.values():
         spine.set_color(GRID)
-
-
-def _table(*heads: str, right: Any = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index in right else "left", overflow="fold")
-    return table
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", transparent=False, facecolor="white")
-    return buffer.getvalue()

@@ -24,7 +24,8 @@ from apps.results import plain
 from apps.verification.arm_root import find_arm_root
 from converters.artifact import Artifact, IoVariant, TensorSpec
 from converters.inspect_tflite import inspect_tflite
-from edge_sr.errors import ConfigError, MissingToolError, RunnerError
+from edge_sr.errors import ConfigError, MissingToolError, RunnerError, refuse_damaged
+from edge_sr.foreign_text import one_line
 from edge_sr.sizes import format_size
 
 Array = NDArray[Any]
@@ -157,17 +158,20 @@ def _run(
     words = [*command, str(child), str(model.resolve()), str(inputs), str(outputs)]
     what = Path(command[0]).name
     try:
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(
+            words, env=environment, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+        )
     except subprocess.TimeoutExpired:
         raise RunnerError(f"expected {what} to finish within {timeout_s:g} s, got nothing: allow more time") from None
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        said = lines[-1].strip()[:300] if lines else f"exit status {done.returncode}"
+        said = one_line(lines[-1], limit=300) if lines else f"exit status {done.returncode}"
         raise RunnerError(f"expected {what} to run {model.name}, got {said}")
-    said = json.loads(done.stdout.splitlines()[-1])
-    made: Array = np.load(outputs)
-    outputs.unlink()
-    return made, str(said["machine"])
+    with refuse_damaged(f"outputs of {model.name} from {what}", RunnerError, "run it again"):
+        said = json.loads(done.stdout.splitlines()[-1])
+        made: Array = np.load(outputs)
+        outputs.unlink()
+        return made, str(said["machine"])
 
 
 def _compare(

@@ -15,7 +15,7 @@ from converters.artifact import Artifact, ArtifactMeta, TensorSpec, load_artifac
 from converters.graphs import read_graph
 from converters.graphs.graph import canonical_sha256
 from converters.graphs.summary import ArtifactSummary, summarize
-from edge_sr.errors import ArtifactError
+from edge_sr.errors import ArtifactError, refuse_damaged
 
 SAME, DIFFERENT = 0, 1
 # Compared on their own, or no property of the model.
@@ -172,8 +172,9 @@ def _summary_of(artifact: Artifact) -> tuple[ArtifactSummary | None, str]:
     """The summary, or None and why the file could not be looked into (its hash is right, so it is not damaged)."""
     target = artifact.meta.target
     try:
-        graph = read_graph(artifact.main_path, target)
-        return summarize(graph, target=target, canonical_sha256=canonical_sha256(graph, target=target)), ""
+        with refuse_damaged(f"a model file of {target} at {artifact.main_path}", ArtifactError):
+            graph = read_graph(artifact.main_path, target)
+            return summarize(graph, target=target, canonical_sha256=canonical_sha256(graph, target=target)), ""
     except ArtifactError as error:
         return None, str(error)
 

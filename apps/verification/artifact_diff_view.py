@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
 from apps.formatting import format_bytes, format_db
-from apps.tables import console, say
+from apps.terminal import add_row, new_table, say, show
 from apps.verification.artifact_diff import ArtifactDiff, GraphChange
 from apps.verification.layer_diff import ScaleChange
 
@@ -25,10 +21,10 @@ def print_diff(diff: ArtifactDiff) -> None:
     say(verdict(diff))
     rows = list(_rows(diff))
     if rows:
-        table = _table("what", diff.before.name, diff.after.name)
+        table = new_table("what", diff.before.name, diff.after.name)
         for name, before, after in rows:
-            table.add_row(escape(name), escape(before), escape(after))
-        console().print(table)
+            add_row(table, name, before, after)
+        show(table)
     if diff.graph is not None:
         _print_graph(diff.graph)
     else:
@@ -82,20 +78,21 @@ def _print_graph(graph: GraphChange) -> None:
     if not changed:
         return
     say(f"weights: {len(changed)} of {len(graph.layers)} layers differ")
-    table = _table("layer", "largest difference", "of largest weight", "bias", "scales", "", right=(1, 2, 3, 4))
+    table = new_table("layer", "largest difference", "of largest weight", "bias", "scales", "", right=(1, 2, 3, 4))
     for layer in changed[:_MOST_LAYERS]:
         notes = ["channels reordered"] if layer.reordered else []
         notes += [f"beside {layer.after}"] if layer.after != layer.before else []
         ratio = _NONE if layer.scale_ratio is None else f"×{layer.scale_ratio:.4f}"
-        table.add_row(
-            escape(layer.before),
+        add_row(
+            table,
+            layer.before,
             f"{layer.max_difference:.3g}",
             f"{100 * layer.relative_difference:.2f}%",
             f"{layer.bias_difference:.3g}",
             ratio,
-            escape(", ".join(notes)),
+            ", ".join(notes),
         )
-    console().print(table)
+    show(table)
     if len(changed) > _MOST_LAYERS:
         say(f"and {len(changed) - _MOST_LAYERS} more, in --json")
 
@@ -110,7 +107,7 @@ def _print_outputs(diff: ArtifactDiff) -> None:
         if diff.outputs_reason and not diff.same_computation:
             say(f"not run: {diff.outputs_reason}")
         return
-    table = _table(
+    table = new_table(
         *(
             "image",
             "PSNR-Y before",
@@ -126,8 +123,9 @@ def _print_outputs(diff: ArtifactDiff) -> None:
     for entry in diff.outputs:
         before, after = entry.psnr_y_db
         change = 0.0 if before == after else after - before
-        table.add_row(
-            escape(f"{entry.set_name}/{entry.image}"),
+        add_row(
+            table,
+            f"{entry.set_name}/{entry.image}",
             format_db(before),
             format_db(after),
             f"{change:+.3f}",
@@ -136,7 +134,7 @@ def _print_outputs(diff: ArtifactDiff) -> None:
             f"{entry.mean_levels:.4f}",
             f"{entry.differing_percent:.2f}%",
         )
-    console().print(table)
+    show(table)
 
 
 def _size(value: Any) -> str:
@@ -153,10 +151,3 @@ def _text(value: Any) -> str:
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return f"{text[:12]}…"
     return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…"
-
-
-def _table(*heads: str, right: Sequence[int] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for index, head in enumerate(heads):
-        table.add_column(escape(head), justify="right" if index in right else "left", overflow="fold")
-    return table

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from apps.figures import Panel, compose_rows
-from apps.tables import console
+from apps.terminal import add_row, new_table, say, show, styled
 from apps.verification.chart_measures import ChartMeasure
 from apps.verification.colour_card import ChartPictures, ColourCard, broken_limits
 from apps.verification.seam_probe import level_difference
@@ -27,16 +25,13 @@ _CHARTS_PER_ROW = 3
 
 def print_colour_card(card: ColourCard, *, out: Console | None = None) -> None:
     """One row per chart, then what breaks a limit."""
-    out = console() if out is None else out
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=card.artifact)
-    for index, head in enumerate(_HEADS):
-        table.add_column(head, justify="left" if index in (0, len(_HEADS) - 1) else "right")
+    table = new_table(*_HEADS, right=range(1, len(_HEADS) - 1), title=card.artifact)
     for measure in card.measures:
         broken = broken_limits(measure, card.limits)
-        table.add_row(*_cells(measure), "[red]fails[/]" if broken else "ok")
-    out.print(table)
+        add_row(table, *_cells(measure), styled("fails", "red") if broken else "ok")
+    show(table, out)
     for line in card.failures:
-        out.print(line, markup=False, soft_wrap=True)
+        say(line, out)
 
 
 def _cells(measure: ChartMeasure) -> list[str]:

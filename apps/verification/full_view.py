@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from apps.destinations import check_folder
 from apps.figures import png_bytes
 from apps.pages import write_page
 from apps.results import envelope, write_json
-from apps.tables import say
+from apps.terminal import say
 from apps.verification.agreement_view import draw_agreement, print_agreement
 from apps.verification.arm_view import print_arm
 from apps.verification.colour_card_view import colour_sheet, print_colour_card
@@ -21,6 +20,7 @@ from apps.verification.seams_view import print_seams, seam_chart, seam_picture
 from apps.verification.waterfall_view import draw_waterfall, draw_worst_tiles, print_waterfall
 from converters.coreml_evaluator import NOTE as EVALUATOR_NOTE
 from edge_sr.errors import ConfigError
+from edge_sr.foreign_files import parse_json
 
 KIND = "verify-full"
 PAGE, DATA = "report.html", "report.json"
@@ -88,7 +88,7 @@ def write_full(out: Path, report: FullReport, *, command: str) -> Path:
 
 def _is_own(path: Path) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("kind") == f"edge-sr/{KIND}"

@@ -8,14 +8,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
 from apps.destinations import check_destination, write_bytes
-from apps.tables import console
+from apps.terminal import add_row, new_table, show, styled
 from apps.verification.gate import GateCheck, Status, count_statuses, failures
 from edge_sr.errors import ConfigError
+from edge_sr.foreign_text import one_line
 
 # GitHub shows ten annotations of each kind per step and drops the rest without a word.
 GITHUB_ANNOTATIONS = 10
@@ -30,16 +27,12 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 def print_gate(checks: Sequence[GateCheck]) -> None:
     """What failed, worst first, then what was skipped and what passed, as a table on stdout."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("gate", "artifact", "set", "check", "measured", "limit"):
-        table.add_column(heading, justify="right" if heading in ("measured", "limit") else "left")
-    table.add_column("", overflow="fold")
+    table = new_table("gate", "artifact", "set", "check", "measured", "limit", "", right=(4, 5))
     for check in _ordered(checks):
         note = "" if check.status == "passed" else check.message
         cells = [check.artifact, check.set_name or "", check.name, *_numbers(check), note]
-        status = f"[{_STYLES[check.status]}]{check.status}[/]"
-        table.add_row(status, *(escape(_visible(cell)) for cell in cells))
-    console().print(table)
+        add_row(table, styled(check.status, _STYLES[check.status]), *map(one_line, cells))
+    show(table)
 
 
 # --------------------------------------------------------------------------------------------------------------- JUnit
@@ -209,11 +202,7 @@ def _markdown_table(checks: Sequence[GateCheck], room_bytes: int) -> str:
 
 def _cell(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", _visible(text)).replace("&", "&amp;")
-
-
-def _visible(text: str) -> str:
-    return " ".join(_CONTROL.sub("\ufffd", text.replace("\r", " ")).split())
+    return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", one_line(text)).replace("&", "&amp;")
 
 
 def _numbers(check: GateCheck) -> tuple[str, str]:

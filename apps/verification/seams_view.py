@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS, Panel, compose_row
-from apps.tables import console, say
+from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS, Panel, compose_row, figure_png
+from apps.terminal import add_row, new_table, say, show
 from apps.verification.seam_certificate import SeamCertificate
 from apps.verification.seam_probe import INVISIBLE_LEVELS, level_difference
 
@@ -28,10 +25,7 @@ _LINES = (
 
 def print_seams(certificate: SeamCertificate, *, out: Console | None = None) -> None:
     """One row per overlap, then what is certain."""
-    out = console() if out is None else out
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=certificate.artifact)
-    for head in _HEADS:
-        table.add_column(head, justify="left" if head == "" else "right")
+    table = new_table(*_HEADS, right=range(len(_HEADS) - 1), title=certificate.artifact)
     for row in certificate.rows:
         marks = []
         if row.overlap == certificate.certified_overlap:
@@ -40,7 +34,8 @@ def print_seams(certificate: SeamCertificate, *, out: Console | None = None) -> 
             marks.append("the artifact's")
         if row.overlap == certificate.reach.exact_overlap:
             marks.append("exact")
-        table.add_row(
+        add_row(
+            table,
             str(row.overlap),
             f"x{row.cost_factor:.2f}",
             str(row.seam_max_levels),
@@ -51,9 +46,9 @@ def print_seams(certificate: SeamCertificate, *, out: Console | None = None) -> 
             str(len(certificate.reach.beyond(row.overlap))),
             ", ".join(marks),
         )
-    out.print(table)
+    show(table, out)
     for line in _statements(certificate):
-        out.print(line, markup=False, soft_wrap=True)
+        say(line, out)
 
 
 def _statements(certificate: SeamCertificate) -> list[str]:
@@ -108,9 +103,7 @@ def seam_chart(certificate: SeamCertificate) -> bytes:
     for spine in ("top", "right", "left"):
         axes.spines[spine].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
-    return buffer.getvalue()
+    return figure_png(figure)
 
 
 def seam_picture(certificate: SeamCertificate, *, side: int = 256) -> Image | None:

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
 from apps.figures import Panel, compose_rows, crop_panels, most_different_window, png_bytes, waterfall_chart
 from apps.formatting import format_db, format_drop
-from apps.tables import console, say
+from apps.terminal import add_row, new_table, say, show
 from apps.verification.waterfall import WaterfallReport, WaterfallRow
 from apps.verification.worst_tile import WorstTile
 from converters.targets import TARGETS
@@ -28,15 +25,13 @@ WINDOW = 128
 
 def print_waterfall(report: WaterfallReport) -> None:
     """One line per artifact and set: the four scores, the drop and its parts, the culprit, the worst image and tile."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     scores = ("float, whole", "float, tiled", "fake-quant", "artifact")
     drops = ("drop", "= tiling", "+ quant.", "+ conv.")
     heads = ("artifact", "set", *scores, *drops, "culprit", "loses most", "lowest", "worst tile")
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if 2 <= index <= 9 else "left", overflow="fold")
+    table = new_table(*heads, right=range(2, 10))
     for row in report.rows:
-        table.add_row(*(escape(cell) for cell in _cells(row)))
-    console().print(table)
+        add_row(table, *_cells(row))
+    show(table)
     for line in dict.fromkeys(f"{row.label}: {reason}" for row in report.rows for reason in row.reasons):
         say(line)
 

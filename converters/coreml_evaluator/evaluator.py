@@ -15,7 +15,7 @@ from converters.coreml_evaluator.features import Feature, Picture, from_value, r
 from converters.coreml_evaluator.program import Step, compile_program
 from converters.coreml_evaluator.value_types import rounded
 from converters.mil_reader import MilPackage, Operation
-from edge_sr.errors import ArtifactError, ConfigError, ShapeError
+from edge_sr.errors import ArtifactError, ConfigError, ShapeError, refuse_damaged
 
 VERSION = "0.1"
 # For reports, beside every number that comes of an evaluation.
@@ -69,12 +69,13 @@ class Evaluator:
             raise ConfigError(f"threads must be at least 1, got {threads}")
         self.path, self.precision, self.threads = package, precision, threads
         self._halve = precision == "fp16"
-        mil = MilPackage(package, function)
-        with _threads(threads), torch.no_grad():
-            self._program = compile_program(mil, halve=self._halve)
-        inputs, outputs = mil.features
-        self.inputs = tuple(self._feature(each) for each in inputs)
-        self.outputs = tuple(self._feature(each) for each in outputs)
+        with refuse_damaged(f"a Core ML package at {package}", ArtifactError):
+            mil = MilPackage(package, function)
+            with _threads(threads), torch.no_grad():
+                self._program = compile_program(mil, halve=self._halve)
+            inputs, outputs = mil.features
+            self.inputs = tuple(self._feature(each) for each in inputs)
+            self.outputs = tuple(self._feature(each) for each in outputs)
         missing = set(mil.input_types) - {feature.name for feature in self.inputs}
         if missing:
             raise ArtifactError(f"expected a description of input {min(missing)!r} in {package}: export it again")

@@ -9,7 +9,7 @@ from converters.graphs.coreml_reader import read_coreml
 from converters.graphs.executorch_reader import read_executorch
 from converters.graphs.graph import ComputeGraph, canonical_sha256
 from converters.graphs.tflite_reader import read_tflite
-from edge_sr.errors import ArtifactError, ConfigError
+from edge_sr.errors import ArtifactError, ConfigError, refuse_damaged
 
 READERS: dict[str, Callable[[Path], ComputeGraph]] = {
     "tflite": read_tflite,
@@ -28,7 +28,8 @@ def read_graph(path: Path, target: str) -> ComputeGraph:
     """
     if target not in READERS:
         raise ConfigError(f"target must be one of {', '.join(READERS)}, got {target!r}")
-    return READERS[target](path)
+    with refuse_damaged(f"a model file of {target} at {path}", ArtifactError):
+        return READERS[target](path)
 
 
 def file_canonical_sha256(path: Path, target: str) -> str | None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from converters.graphs.flatbuffer_schema import FlatbufferSchema
 from converters.graphs.graph import Array, ComputeGraph, Node, Quantization, Value
-from edge_sr.errors import ArtifactError, MissingToolError
+from edge_sr.errors import ArtifactError, MissingToolError, refuse_damaged
 
 XNNPACK = "XnnpackBackend"
 _PROGRAM_SCHEMA = ("exir/_serialize/scalar_type.fbs", "exir/_serialize/program.fbs")
@@ -64,16 +64,20 @@ class ExecuTorchProgram:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._data = path.read_bytes()
+        with refuse_damaged(f"an ExecuTorch program in {path}", ArtifactError):
+            self._open()
+
+    def _open(self) -> None:
+        self._data = self.path.read_bytes()
         if self._data[4:8] != b"ET12":
-            raise ArtifactError(f"expected an ExecuTorch program in {path}, got other bytes: export it again")
+            raise ArtifactError(f"expected an ExecuTorch program in {self.path}, got other bytes: export it again")
         program_size, self._base = len(self._data), 0
         if self._data[_EXTENDED_AT : _EXTENDED_AT + 4] == b"eh00":
             _, _, program_size, self._base = _EXTENDED_HEADER.unpack_from(self._data, _EXTENDED_AT)
         self._program = _schema(_PROGRAM_SCHEMA).read(self._data[:program_size], "Program")
         plans = self._program["execution_plan"] or []
         if len(plans) != 1:
-            raise ArtifactError(f"expected one method in {path}, got {len(plans)}: export it again")
+            raise ArtifactError(f"expected one method in {self.path}, got {len(plans)}: export it again")
         self.plan: dict[str, Any] = plans[0]
         self.constants: dict[str, bytes] = {
             entry["key"]: self._segment(entry["segment_index"]) for entry in self._program["named_data"] or []
@@ -96,10 +100,8 @@ class ExecuTorchProgram:
             raise ArtifactError(
                 f"expected delegates of {XNNPACK} in {self.path}, got {delegate['id']}: not looked into"
             )
-        try:
+        with refuse_damaged(f"XNNPACK's graph in {self.path}", ArtifactError):
             return _read_xnnpack(self.payload(delegate), self.constants)
-        except (IndexError, KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"expected XNNPACK's graph in {self.path}, got a damaged one ({error})") from None
 
     def _segment(self, index: int) -> bytes:
         segments = self._program["segments"] or []

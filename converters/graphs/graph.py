@@ -123,6 +123,15 @@ class ComputeGraph:
     interface: tuple[str, ...] = ()
     flexible: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        places = [*self.inputs, *self.outputs]
+        for node in self.nodes:
+            places += [*(place for place in node.inputs if place is not None), *node.outputs]
+        outside = [place for place in places if not 0 <= place < len(self.values)]
+        if outside or not all(node.outputs for node in self.nodes):
+            wrong = f"one numbered {outside[0]}" if outside else "an operation without any"
+            raise ArtifactError(f"expected {len(self.values)} values in the graph, got {wrong}: export it again")
+
     def operations(self) -> dict[str, int]:
         """Kind -> number of nodes, sorted by kind."""
         return dict(sorted(Counter(node.kind for node in self.nodes).items()))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from converters.artifact import Artifact
 from converters.coreml_toolchain import import_coremltools
-from edge_sr.errors import RunnerError
+from edge_sr.errors import RunnerError, cause_of
 from edge_sr.pixels import Image as Image8
 from edge_sr.runner import check_lr
 
@@ -50,7 +50,7 @@ class CoreMLRunner:
                 str(artifact.main_path), compute_units=getattr(coremltools.ComputeUnit, compute_units)
             )
         except Exception as error:
-            raise RunnerError(f"expected Core ML to load {artifact.main_path}, got {_one_line(error)}") from error
+            raise RunnerError(f"expected Core ML to load {artifact.main_path}, got {cause_of(error)}") from error
 
     def run(self, lr: Image8) -> Image8:
         """Enlarge one tile: (h, w, 3) uint8 RGB of the artifact's tile size -> (scale*h, scale*w, 3) uint8 RGB.
@@ -63,7 +63,7 @@ class CoreMLRunner:
         try:
             result = self._model.predict({self._io.input.name: Image.fromarray(lr)})
         except Exception as error:
-            raise RunnerError(f"expected Core ML to predict, got {_one_line(error)}") from error
+            raise RunnerError(f"expected Core ML to predict, got {cause_of(error)}") from error
         sr: Image8 = np.asarray(result[self._io.output.name].convert("RGB"), dtype=np.uint8)
         if sr.shape != (*self._io.output.shape, 3):
             raise RunnerError(f"expected a picture of shape {(*self._io.output.shape, 3)} from Core ML, got {sr.shape}")
@@ -72,7 +72,3 @@ class CoreMLRunner:
 
 def _platform() -> str:
     return sys.platform
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:400]

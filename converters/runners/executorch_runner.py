@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from converters.artifact import Artifact
-from edge_sr.errors import MissingToolError, RunnerError
+from edge_sr.errors import MissingToolError, RunnerError, cause_of
 from edge_sr.runner import check_lr, to_float, to_uint8, to_uint16
 
 Image = NDArray[np.uint8]
@@ -74,7 +74,7 @@ class ExecuTorchRunner:
         try:
             outputs = self._method([x])
         except RuntimeError as error:
-            raise RunnerError(f"expected ExecuTorch to run {self._path}, got {_one_line(error)}") from error
+            raise RunnerError(f"expected ExecuTorch to run {self._path}, got {cause_of(error)}") from error
         expected = self._io.output.shape
         if len(outputs) != 1 or tuple(outputs[0].shape) != expected:
             raise RunnerError(
@@ -98,7 +98,7 @@ class ExecuTorchRunner:
             method = program.load_method("forward")
         except RuntimeError as error:
             raise RunnerError(
-                f"expected ExecuTorch to load {self._path}, got {_one_line(error)}; export the artifact again"
+                f"expected ExecuTorch to load {self._path}, got {cause_of(error)}; export the artifact again"
             ) from error
         self._check_io(method.method_meta())
         self._method, self._program = method, program
@@ -171,7 +171,3 @@ def _read_program(path: Path) -> bytes:
     if program[offset : offset + len(magic)] != magic:
         raise RunnerError(f"expected an ExecuTorch program in {path}, got other bytes; export the artifact again")
     return program
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, ImageCms, ImageFile
 from PIL import Image as PillowImage
 
-from edge_sr.errors import ImageError, MissingToolError
+from edge_sr.errors import ImageError, MissingToolError, reason_of
 from edge_sr.photos.metadata import Metadata, read_metadata
 from edge_sr.pixels import Levels
 
@@ -187,8 +187,9 @@ def _one_line_errors(path: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except _READ_ERRORS as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ImageError(f"expected a readable image, got {path} ({reason}); convert it or fetch it again") from error
+        raise ImageError(
+            f"expected a readable image, got {path} ({reason_of(error)}); convert it or fetch it again"
+        ) from error
     finally:
         PillowImage.MAX_IMAGE_PIXELS = limit
 

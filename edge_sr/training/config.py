@@ -8,9 +8,10 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from edge_sr.errors import ConfigError
+from edge_sr.errors import ConfigError, reason_of
+from edge_sr.foreign_text import visible
 from edge_sr.training.losses import LOSSES
 
 CONFIGS_DIR = Path(__file__).parent / "configs"
@@ -186,13 +187,24 @@ def config_from_mapping(values: Mapping[str, Any]) -> TrainConfig:
     known = {item.name for item in fields(TrainConfig)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ConfigError(f"training settings are {', '.join(sorted(known))}, got {', '.join(unknown)}")
+        raise ConfigError(f"training settings are {', '.join(sorted(known))}, got {visible(', '.join(unknown))}")
+    hints = get_type_hints(TrainConfig)
+    for name, value in values.items():
+        wanted = hints[name]
+        if wanted in (str, int, float, bool) and type(value) not in (wanted, int if wanted is float else wanted):
+            raise ConfigError(f"{name} must be of type {wanted.__name__}, got {visible(repr(value), limit=60)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name} must be a finite number, got {value}")
+    if not isinstance(values.get("network", {}), Mapping):
+        raise ConfigError(f"network must be a table of settings, got {visible(repr(values['network']), limit=60)}")
     plain = dict(values)
     try:
         plain["phases"] = tuple(Phase(**phase) for phase in plain.get("phases", ()))
         return TrainConfig(**plain)
-    except TypeError as error:
-        raise ConfigError(f"expected model, scale and phases (steps, batch, patch each), got: {error}") from error
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"expected model, scale and phases (steps, batch, patch each), got: {reason_of(error)}"
+        ) from error
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -202,9 +214,11 @@ def load_config(path: Path) -> TrainConfig:
         ConfigError: no such file, not TOML, or wrong settings.
     """
     try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"expected a TOML training configuration, got {path} ({error}); check --config") from error
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"expected a TOML training configuration, got {path} ({reason_of(error)}); check --config"
+        ) from error
     return config_from_mapping(values)
 
 

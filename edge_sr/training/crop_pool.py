@@ -7,7 +7,6 @@ Crops are a pure function of (seed, step), so a run that was cut goes on with th
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge_sr.errors import DataError, reason_of
+from edge_sr.errors import DataError, reason_of, refuse_damaged
+from edge_sr.foreign_files import parse_json
 from edge_sr.resize import make_lr, shrinking_matrix
 
 POOL_FORMAT = 2
@@ -60,18 +60,23 @@ class CropPool:
 
     def __init__(self, folder: Path) -> None:
         try:
-            index = json.loads((folder / "index.json").read_text())
+            index = parse_json((folder / "index.json").read_bytes())
         except (OSError, ValueError) as error:
-            raise DataError(f"expected a packed pool in {folder}, got none ({error}); build it again") from error
+            raise DataError(
+                f"expected a packed pool in {folder}, got none ({reason_of(error)}); build it again"
+            ) from error
         if not isinstance(index, dict) or index.get("format") != POOL_FORMAT:
             raise DataError(
                 f"expected a pool of format {POOL_FORMAT}, got another file {folder}/index.json; pack again"
             )
         self.folder = folder
-        self.scale = int(index["scale"])
-        self.sha256 = str(index["sha256"])
-        self.images = tuple(PooledImage(**entry) for entry in index["images"])
-        pixels = max((image.offset + image.height * image.width for image in self.images), default=0)
+        with refuse_damaged(f"a packed pool in {folder}", DataError, "pack again"):
+            self.scale = int(index["scale"])
+            self.sha256 = str(index["sha256"])
+            self.images = tuple(PooledImage(**entry) for entry in index["images"])
+            pixels = max((image.offset + image.height * image.width for image in self.images), default=0)
+            if any(min(image.offset, image.height - 1, image.width - 1) < 0 for image in self.images):
+                raise ValueError("an image of no size")
         try:
             self._hr = np.memmap(folder / "hr.bin", dtype=np.uint8, mode="r", shape=(pixels, 3))
         except (OSError, ValueError) as error:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edge_sr.errors import ConfigError, reason_of
+from edge_sr.errors import ConfigError, cause_of
 from edge_sr.networks.forms import DEPTHWISE_FORMS
 from edge_sr.networks.idsa_blocks import LCIPB
 from edge_sr.training.config import TrainConfig
@@ -344,4 +344,4 @@ def _floating_pairs(average: nn.Module, network: nn.Module) -> tuple[list[Tensor
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {reason_of(error)}"
+    return cause_of(error, limit=200)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 from edge_sr.atomic import atomic_path, scratch_folder
 from edge_sr.errors import CheckpointError, ConfigError, reason_of
+from edge_sr.foreign_files import parse_json
 
 # Windows keeps others from reading the locked byte, so it is one behind the text.
 _LOCKED_BYTE = 1 << 20
@@ -130,11 +130,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ConfigError: missing, damaged, or another kind of JSON.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
         if isinstance(value, dict):
             return value
         reason = f"it holds a {type(value).__name__}"
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = reason_of(error)
     raise ConfigError(f"expected a JSON object, got {path} ({reason}); restore it or choose another --out")
 
@@ -145,8 +145,8 @@ def _quiet(line: str) -> None:
 
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
+        value = parse_json(line)
+    except ValueError:
         return None
     step = value.get("step") if isinstance(value, dict) else None
     return value if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else None

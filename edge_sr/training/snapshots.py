@@ -18,6 +18,7 @@ import torch
 
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import CheckpointError, reason_of
+from edge_sr.foreign_text import visible
 
 _MAGIC = b"edge-sr snapshot 1\n"
 _OLD_MAGIC = b"PK"  # bare ``torch.save``, as written before there was a checksum
@@ -26,7 +27,7 @@ _DIGEST_BYTES = 32
 
 def to_stderr(line: str) -> None:
     """Print a line where it does not mix with results."""
-    print(line, file=sys.stderr, flush=True)
+    print(visible(line), file=sys.stderr, flush=True)
 
 
 def previous_snapshot(path: Path) -> Path:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_sr.errors import ConfigError, MissingToolError, RunnerError
+from edge_sr.foreign_text import one_line, whole_number
 
 CALL_SECONDS = 30.0
 _STATE_SECONDS = 10.0
@@ -160,13 +161,14 @@ class Adb:
             self.check_alive(what)
             raise
         out, mark, status = done.out.rpartition(f"\n{_STATUS} ")
-        if not mark or not status.strip().isdigit():
+        number = whole_number(status.strip())
+        if not mark or number is None:
             self.check_alive(what)
             raise DeviceLost(
                 f"expected {what} to end on {self.serial}, got a connection that was cut ({last_line(done.err)}); "
                 "check the cable, and run again"
             )
-        return Done(status=int(status), out=out, err=done.err)
+        return Done(status=number, out=out, err=done.err)
 
     def push(self, local: Path, remote: str, *, timeout_s: float = 600.0) -> None:
         """Copy a file to the device.
@@ -228,8 +230,8 @@ class Adb:
 
 def last_line(text: str) -> str:
     """The last line that says anything, at most 300 characters."""
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no output"
+    lines = [line for line in text.splitlines() if line.strip()]
+    return one_line(lines[-1], limit=300) if lines else "no output"
 
 
 def _call(command: Sequence[str], timeout_s: float, what: str) -> Done:

@@ -8,6 +8,7 @@ from typing import Any
 
 from apps.profiling.adb.adb import Adb, Listed
 from edge_sr.errors import RunnerError
+from edge_sr.foreign_text import real_number, visible, whole_number
 
 # Android's emulators, its cloud device, and the emulators of others name their board so.
 _VIRTUAL_HARDWARE = ("ranchu", "goldfish", "cutf", "vsoc", "vbox86", "redroid", "waydroid")
@@ -15,6 +16,8 @@ _VIRTUAL_HARDWARE = ("ranchu", "goldfish", "cutf", "vsoc", "vbox86", "redroid", 
 # name their sensors.
 _SKIN_TYPE = 3
 _THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
+# Beyond these no reading is believed.
+_COLDEST_C, _HOTTEST_C, _MOST_CORES, _MOST_KHZ = -60.0, 150.0, 1024, 10**8
 _CHARGING_STATUS = {2: True, 3: False, 4: False, 5: True}  # charging, discharging, not charging, full
 
 _INFO_SCRIPT = """
@@ -160,8 +163,10 @@ def parse_device(text: str, serial: str) -> DeviceInfo:
     """Read what the device's shell printed for ``_INFO_SCRIPT``."""
     sections = _sections(text)
     if "end" not in sections:
-        raise RunnerError(f"expected {serial} to describe itself, got {text[:100]!r}; check adb -s {serial} shell")
-    props = dict(re.findall(r"^\[([^\]]+)\]: \[(.*?)\]\s*$", sections["props"], re.MULTILINE))
+        raise RunnerError(
+            f"expected {serial} to describe itself, got {visible(text, limit=100)}; check adb -s {serial} shell"
+        )
+    props = dict(re.findall(r"^\[([^\]]+)\]: \[(.*?)\]\s*$", sections.get("props", ""), re.MULTILINE))
 
     def first(*names: str) -> str:
         return next((props[name] for name in names if props.get(name)), "unknown")
@@ -179,13 +184,8 @@ def parse_device(text: str, serial: str) -> DeviceInfo:
         build=first("ro.build.fingerprint", "ro.build.id"),
         abis=tuple(abi for abi in first("ro.product.cpu.abilist", "ro.product.cpu.abi").split(",") if abi != "unknown"),
         cores=tuple(
-            sorted(
-                (
-                    Core(index=int(index), max_khz=int(speed) if speed.isdigit() else None)
-                    for index, speed in re.findall(r"^(\d+) (\S+)$", sections.get("cores", ""), re.MULTILINE)
-                ),
-                key=lambda core: core.index,
-            )
+            Core(index=index, max_khz=whole_number(speed, least=1, most=_MOST_KHZ))
+            for index, (speed,) in _cores(sections, 1)
         ),
         emulator=_emulator(props, serial, real_android="android" in sections.get("system", "")),
     )
@@ -205,23 +205,20 @@ def parse_state(text: str) -> DeviceState:
     sections = _sections(text)
     battery = dict(re.findall(r"^\s*([\w ]+): (\S+)\s*$", sections.get("battery", ""), re.MULTILINE))
     status, temperatures, skin = parse_thermalservice(sections.get("thermal", ""))
-    cores = sorted(
-        (int(index), governor, frequency)
-        for index, governor, frequency in re.findall(r"^(\d+) (\S+) (\S+)$", sections.get("cores", ""), re.MULTILINE)
-    )
+    cores = _cores(sections, 2)
     low_power = sections.get("low_power", "").strip()
-    level, scale = _integer(battery.get("level")), _integer(battery.get("scale")) or 100
-    tenths = _integer(battery.get("temperature"))
+    level, scale = whole_number(battery.get("level")), whole_number(battery.get("scale")) or 100
+    tenths = real_number(battery.get("temperature", ""), least=10 * _COLDEST_C, most=10 * _HOTTEST_C)
     return DeviceState(
-        battery_percent=None if level is None else round(100 * level / scale),
+        battery_percent=None if level is None or level > scale else round(100 * level / scale),
         battery_c=None if tenths is None else tenths / 10.0,
-        charging=_CHARGING_STATUS.get(_integer(battery.get("status")) or 0),
+        charging=_CHARGING_STATUS.get(whole_number(battery.get("status")) or 0),
         thermal_status=status,
         temperatures_c=temperatures,
         skin_c=skin,
         low_power=None if low_power not in ("0", "1") else low_power == "1",
-        governors=tuple(governor for _, governor, _ in cores if governor != "-"),
-        current_khz=tuple(_integer(frequency) for _, _, frequency in cores),
+        governors=tuple(governor for _, (governor, _) in cores if governor != "-"),
+        current_khz=tuple(whole_number(frequency, most=_MOST_KHZ) for _, (_, frequency) in cores),
     )
 
 
@@ -231,18 +228,18 @@ def parse_thermalservice(text: str) -> tuple[str | None, dict[str, float], float
     The cached temperatures that the service prints first may be hours old: only what follows ``Current temperatures
     from HAL`` counts. Sensors without a value (-99.9, 0.0, NaN) are left out.
     """
-    found = re.search(r"Thermal Status: (\d+)", text)
-    code = int(found[1]) if found else None
+    found = re.search(r"Thermal Status: ([0-9]+)", text)
+    code = whole_number(found[1]) if found else None
     status = None if code is None else _THERMAL_STATUS[code] if code < len(_THERMAL_STATUS) else f"status {code}"
     current = text.partition("Current temperatures from HAL:")[2].partition("Current cooling devices")[0]
     temperatures: dict[str, float] = {}
     skins: list[float] = []
     for value, kind, name in re.findall(r"Temperature\{mValue=([^,]+), mType=(-?\d+), mName=([^,}]+)", current):
-        degrees = _float(value)
-        if degrees is None or not 0.0 < degrees < 150.0:
+        degrees = real_number(value, most=_HOTTEST_C)
+        if not degrees:
             continue
         temperatures[name] = degrees
-        if "skin" in name.lower() or (int(kind) == _SKIN_TYPE and not name.startswith("TYPE_")):
+        if "skin" in name.lower() or (whole_number(kind) == _SKIN_TYPE and not name.startswith("TYPE_")):
             skins.append(degrees)
     return status, temperatures, max(skins, default=None)
 
@@ -268,12 +265,12 @@ def _sections(text: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def _integer(value: str | None) -> int | None:
-    return int(value) if value is not None and re.fullmatch(r"-?\d+", value) else None
-
-
-def _float(value: str) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None
+def _cores(sections: dict[str, str], words: int) -> list[tuple[int, tuple[str, ...]]]:
+    """The cores' lines, each a number and so many words, by number."""
+    found: dict[int, tuple[str, ...]] = {}
+    for line in sections.get("cores", "").splitlines():
+        number, *rest = line.split(" ")
+        index = whole_number(number, most=_MOST_CORES - 1)
+        if index is not None and len(rest) == words and all(rest):
+            found[index] = tuple(rest)
+    return sorted(found.items())

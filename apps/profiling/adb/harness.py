@@ -19,7 +19,7 @@ from apps.profiling.adb.session import Folder
 from apps.profiling.adb.tools import TOOL_OF_TARGET, Tool, resolve_tool
 from apps.progress import Progress, quiet
 from converters.artifact import Artifact, load_artifact
-from edge_sr.errors import ConfigError
+from edge_sr.errors import ConfigError, RunnerError
 
 
 def profile_over_adb(
@@ -78,7 +78,7 @@ def _measure(
 ) -> AdbReport:
     rows: list[AdbRow] = []
     folder = Folder(device, options.device_dir)
-    interrupted, stopped = False, ""
+    interrupted, stopped, ended = False, "", ""
     try:
         with folder:
             for tool in tools.values():
@@ -90,10 +90,12 @@ def _measure(
                     rows.append(row)
     except KeyboardInterrupt:
         interrupted, stopped = True, "not measured: interrupted"
-    except DeviceLost as error:
-        stopped = str(error)
+    except RunnerError as error:
+        if not rows and not isinstance(error, DeviceLost):
+            raise
+        stopped, ended = str(error), "was lost" if isinstance(error, DeviceLost) else "failed"
     left = [row for _, planned in plans for row in planned][len(rows) :]
     for at, row in enumerate(left):
-        reason = stopped if at == 0 or interrupted else f"not measured: {device.serial} was lost before"
+        reason = stopped if at == 0 or interrupted else f"not measured: {device.serial} {ended} before"
         rows.append(row if row.reason is not None else replace(row, reason=reason, failed=not interrupted))
     return AdbReport(device=info, rows=tuple(rows), interrupted=interrupted, left_behind=folder.left_behind)

@@ -150,10 +150,18 @@ class ArtifactOnDevice:
             _unless_lost(error)
             self._progress(what, 1, 1, "failed")
             return replace(row, reason=str(error), failed=True)
-        after = read_state(device)
+        after, notes = self._state_after(before, cooled.reached)
         self._progress(what, 1, 1)
-        notes = (*row.notes, *state_notes(before, after, cooled.reached, options.cool_below_c))
+        notes = (*row.notes, *notes)
         return replace(row, timing=timing, delegation=delegation, after=after, notes=notes)
+
+    def _state_after(self, before: DeviceState, cooled: bool) -> tuple[DeviceState | None, tuple[str, ...]]:
+        """The device's state after a measurement, which stands without it; and what to know of both."""
+        try:
+            after = read_state(self._folder.adb)
+        except RunnerError as error:
+            return None, (f"the device's state afterwards is not known: {error}",)
+        return after, state_notes(before, after, cooled, self._options.cool_below_c)
 
     def _time(self, row: AdbRow, probe: _Probe) -> tuple[SampledTiming | PrintedStatistics, DelegationSeen | None]:
         assert row.tool is not None

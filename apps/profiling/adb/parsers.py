@@ -12,32 +12,40 @@ from dataclasses import dataclass
 
 from apps.profiling.adb.results import DelegationSeen, PrintedStatistics, SampledTiming
 from edge_sr.errors import RunnerError
+from edge_sr.foreign_text import real_number, visible
 
+# Bounded: a search that may begin anywhere would take the square of the length of a line without end.
+_WHOLE = r"([0-9]{1,9})"
+_NAME = r"(\S{1,80}?)"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 # Before the tool's own words: a level, or what logcat writes (date, time, process, thread, level, tag).
 _PREFIX = re.compile(
     r"^\s*(?:(?:\d\d-\d\d )?\d\d:\d\d:\d\d\.\d+\s+\S.*?\s[VDIWEF]\s+\w+\s*: )?"
     r"(?:(?:INFO|WARN(?:ING)?|ERROR|VERBOSE): )?\s*"
 )
-_FIELD = re.compile(rf"(\w+)=({_NUMBER})")
-_DELEGATED = re.compile(r"(\S+) delegate: (\d+) nodes delegated out of (\d+) nodes?(?:,? with (\d+) partitions)?")
-_REPLACING = re.compile(
-    r"Replacing (\d+) out of (\d+) node\(s\) with delegate \((\w+)\) node, yielding (\d+) partitions"
+_FIELD = re.compile(rf"(\w{{1,40}})=({_NUMBER})")
+_DELEGATED = re.compile(
+    rf"{_NAME} delegate: {_WHOLE} nodes delegated out of {_WHOLE} nodes?(?:,? with {_WHOLE} partitions)?"
 )
-_GPU_SHARE = re.compile(r"(\d+) operations will run on the GPU, and the remaining (\d+) operations will run on the CPU")
+_REPLACING = re.compile(
+    rf"Replacing {_WHOLE} out of {_WHOLE} node\(s\) with delegate \({_NAME}\) node, yielding {_WHOLE} partitions"
+)
+_GPU_SHARE = re.compile(
+    rf"{_WHOLE} operations will run on the GPU, and the remaining {_WHOLE} operations will run on the CPU"
+)
 _GPU_REFUSES = re.compile(
     r"Following operations are not supported by GPU delegate:\n(.*?)\n[^\n]*operations will run", re.S
 )
 _EXPLICIT = re.compile(
-    r"(?:Explicitly )?[aA]pplied (\S+) delegate, and the model graph will be (completely|partially) executed"
+    rf"(?:Explicitly )?[aA]pplied {_NAME} delegate, and the model graph will be (completely|partially) executed"
 )
-_REFUSED = re.compile(r"Though (\S+) delegate is explicitly applied, the model graph will not be executed")
-_FAILED = re.compile(r"Failed to apply (\S+) delegate")
+_REFUSED = re.compile(rf"Though {_NAME} delegate is explicitly applied, the model graph will not be executed")
+_FAILED = re.compile(rf"Failed to apply {_NAME} delegate")
 
-_ITERATION = re.compile(rf"Iteration (\d+) of (\d+): ({_NUMBER}) ms")
-_EXECUTED = re.compile(rf"Model executed successfully (\d+) time\(s\) in ({_NUMBER}) ms")
+_ITERATION = re.compile(rf"Iteration {_WHOLE} of {_WHOLE}: ({_NUMBER}) ms")
+_EXECUTED = re.compile(rf"Model executed successfully {_WHOLE} time\(s\) in ({_NUMBER}) ms")
 _LOADED = re.compile(rf"Model loaded in ({_NUMBER}) ms")
-_LOGCAT = re.compile(r"^\d\d-\d\d \d\d:\d\d:\d\d\.\d+\s+(\d+)\s+\d+\s+[VDIWEF]\s+\S+\s*: ")
+_LOGCAT = re.compile(rf"^\d\d-\d\d \d\d:\d\d:\d\d\.\d+\s+{_WHOLE}\s+\d+\s+[VDIWEF]\s+\S+\s*: ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +62,7 @@ def parse_benchmark_model(text: str) -> PrintedStatistics:
     """Read the output of ``benchmark_model``.
 
     Raises:
-        RunnerError: the lines with the timings are missing.
+        RunnerError: the lines with the timings are missing, or a number in them is out of all range.
     """
     counts: list[dict[str, float]] = []
     inference: dict[str, float] = {}
@@ -62,12 +70,12 @@ def parse_benchmark_model(text: str) -> PrintedStatistics:
     for raw in text.splitlines():
         line = _PREFIX.sub("", raw, count=1)
         if line.startswith("count="):
-            counts.append({name: float(value) for name, value in _FIELD.findall(line)})
+            counts.append({name: _measured(name, value) for name, value in _FIELD.findall(line)})
         elif line.startswith(("Inference timings in us:", "Average inference timings in us:")):
-            found = re.findall(rf"([A-Z][\w ()]*|no stats): ({_NUMBER})", line.split("in us:", 1)[1])
-            inference = {name.strip(): float(value) for name, value in found}
+            found = re.findall(rf"([A-Z][\w ()]{{0,40}}|no stats): ({_NUMBER})", line.split("in us:", 1)[1])
+            inference = {name.strip(): _measured(name, value) for name, value in found}
         elif "memory footprint" in line.lower() and (overall := re.search(rf"overall=({_NUMBER})", line)):
-            memory_mb = float(overall[1])
+            memory_mb = real_number(overall[1])
     if len(counts) < 2:
         raise RunnerError(
             f"expected a warm-up and a timed 'count=' line from benchmark_model, got {len(counts)}; "
@@ -149,6 +157,8 @@ def parse_executor_runner(text: str, *, pid: int | None = None) -> ExecutorLog:
     Args:
         text: its streams, or what logcat (``-v threadtime``) holds of it.
         pid: of a logcat text, only the lines of this process.
+    Raises:
+        RunnerError: a time is no time.
     """
     lines = text.splitlines()
     if pid is not None:
@@ -156,10 +166,10 @@ def parse_executor_runner(text: str, *, pid: int | None = None) -> ExecutorLog:
     own = "\n".join(lines)
     executed, loaded = _EXECUTED.search(own), _LOADED.search(own)
     return ExecutorLog(
-        iterations_ms=tuple(float(match[2]) for match in _ITERATION.findall(own)),
+        iterations_ms=tuple(_measured("Iteration", match[2]) for match in _ITERATION.findall(own)),
         executions=int(executed[1]) if executed else None,
-        total_ms=float(executed[2]) if executed else None,
-        load_ms=float(loaded[1]) if loaded else None,
+        total_ms=_measured("Model executed", executed[2]) if executed else None,
+        load_ms=_measured("Model loaded", loaded[1]) if loaded else None,
     )
 
 
@@ -190,6 +200,16 @@ def executor_timing(log: ExecutorLog, *, warmup_runs: int) -> SampledTiming | Pr
         "expected 'Iteration' or 'Model executed successfully' lines from executor_runner, got none in its output and "
         "in logcat; build it with -DEXECUTORCH_ENABLE_LOGGING=ON"
     )
+
+
+def _measured(name: str, text: str) -> float:
+    number = real_number(text)
+    if number is None:
+        raise RunnerError(
+            f"expected a number from 0 to 1e12 as {visible(name, limit=40)!r} in the tool's output, got "
+            f"{visible(text, limit=40)}; use another build of it"
+        )
+    return number
 
 
 def _plain_name(name: str) -> str:

@@ -20,7 +20,7 @@ from edge_sr.errors import RunnerError
 DEVICE_DIR = "/data/local/tmp"
 POLL_SECONDS = 5.0
 _OURS = re.compile(r"/edge-sr-[0-9a-f]{12}$")
-_PID = re.compile(r"^@@pid (\d+)$", re.MULTILINE)
+_PID = re.compile(r"^@@pid ([0-9]{1,10})$", re.MULTILINE)
 
 
 class Folder:

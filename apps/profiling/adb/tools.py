@@ -15,6 +15,7 @@ from typing import Any
 
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import ConfigError, MissingToolError
+from edge_sr.foreign_files import parse_json
 
 TOOL_OF_TARGET = {"tflite": "benchmark_model", "executorch": "executor_runner"}
 OPTION_OF_TOOL = {"benchmark_model": "--benchmark-model", "executor_runner": "--executor-runner"}
@@ -115,7 +116,7 @@ def _inspect(name: str, path: Path) -> Tool:
 
 def _read() -> dict[str, Any]:
     try:
-        content = json.loads(settings_path().read_text(encoding="utf-8"))
+        content = parse_json(settings_path().read_bytes())
     except (OSError, ValueError):
         return {}  # none yet, or damaged: it only saves typing
     if not isinstance(content, dict):

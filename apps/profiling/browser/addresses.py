@@ -91,7 +91,9 @@ def make_certificate(folder: Path, addresses: tuple[str, ...]) -> Certificate:
     command = [program, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-keyout", str(key), "-out", str(certificate), "-days", str(_CERTIFICATE_DAYS)]
     command += ["-subj", "/CN=edge-sr", "-addext", f"subjectAltName={names}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_OPENSSL_SECONDS, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=_OPENSSL_SECONDS, check=False
+    )
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["no reason given"]
         raise MissingToolError(f"openssl made no certificate: {said[-1][:200]}; leave out --https")

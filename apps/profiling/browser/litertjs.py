@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from apps.streams import complain
 from edge_sr.atomic import scratch_folder
 from edge_sr.atomic_folder import place_folder
 from edge_sr.errors import DataError, EdgeSRError, MissingToolError
@@ -160,7 +161,9 @@ def _pack(folder: Path) -> None:
         )
     command = [npm, "pack", *names, "--pack-destination", str(folder), "--ignore-scripts", "--silent"]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=_FETCH_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         raise DataError(f"expected npm to fetch {RUNTIME}, got nothing in {_FETCH_SECONDS:g} s; try again") from None
     if done.returncode != 0:
@@ -192,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(fetch_runtime(options.folder, archives=options.archives))
     except EdgeSRError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return error.exit_code
     return 0
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from edge_sr.errors import DataError
+from edge_sr.foreign_text import visible
 
 MOST_SAMPLES = 10_000
 _HOUR_MS = 3_600_000.0
@@ -126,5 +127,5 @@ def parse(kind: type[Message], body: bytes) -> Message:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "message"
+        where = visible(".".join(str(part) for part in first["loc"]), limit=100) or "message"
         raise DataError(f"expected a {kind.__name__} message, got a bad {where}: {first['msg']}") from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import secrets
+import socket
 import ssl
 import threading
 import time
@@ -24,7 +26,12 @@ LARGEST_MESSAGE_BYTES = 512 * 1024
 # A page at work posts about five messages in a second; a flood is refused before it is read.
 _MESSAGES_PER_SECOND = 20.0
 _MESSAGES_AT_ONCE = 60.0
-_SOCKET_SECONDS = 60.0
+# From the end of one request to the end of the next, however slowly its bytes come; a page at work is heard sooner.
+_REQUEST_SECONDS = 60.0
+# Of a request's line and headers together. A browser's are about one.
+_HEADER_BYTES = 64 * 1024
+# A browser opens six at most, and its workers share them.
+_MOST_CONNECTIONS = 48
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -73,6 +80,7 @@ class PageServer(ThreadingHTTPServer):
         self.assets = build_assets(board.jobs, runtime)
         self.started = False
         self.messages = Bucket(rate=_MESSAGES_PER_SECOND, size=_MESSAGES_AT_ONCE)
+        self._places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         super().__init__(address, _Handler)
 
     @property
@@ -90,6 +98,23 @@ class PageServer(ThreadingHTTPServer):
         """Answer until :meth:`shutdown`, which may only be called after this has begun."""
         self.started = True
         super().serve_forever(poll_interval)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, while there is room; more connections are closed without an answer."""
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread was to be had
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: a browser that goes away, or refuses the certificate, is no error of ours."""
@@ -133,11 +158,35 @@ def content_type(name: str) -> str:
     return _TYPES[name[name.rindex(".") :]]
 
 
+class _BoundedReader(socket.SocketIO):
+    """Reads one request within a time and a number of bytes; then it ends, as if the sender had gone."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection, "r")
+        self._connection = connection
+        self.begin_request()
+
+    def begin_request(self) -> None:
+        self._ends = time.monotonic() + _REQUEST_SECONDS
+        self._left = _HEADER_BYTES
+
+    def allow(self, count: int) -> None:
+        """Let so many bytes of a body come, too."""
+        self._left += count
+
+    def readinto(self, buffer: Any) -> int | None:
+        room = min(len(buffer), self._left)
+        self._connection.settimeout(max(self._ends - time.monotonic(), 0.001))
+        count = super().readinto(memoryview(buffer)[:room]) if room else 0
+        self._left -= count or 0
+        return count
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "edge-sr"
     sys_version = ""
-    timeout = _SOCKET_SECONDS
+    timeout = _REQUEST_SECONDS
     server: PageServer
 
     def setup(self) -> None:
@@ -145,6 +194,12 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(self.request, ssl.SSLSocket):
             self.request.do_handshake()
         super().setup()
+        self._incoming = _BoundedReader(self.connection)
+        self.rfile = io.BufferedReader(self._incoming)
+
+    def handle_one_request(self) -> None:
+        self._incoming.begin_request()
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         path = self._inside()
@@ -208,7 +263,12 @@ class _Handler(BaseHTTPRequestHandler):
         if len(length) > 12 or int(length) > limit:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A message here holds at most {limit} bytes.")
             return None
-        return self.rfile.read(int(length))
+        self._incoming.allow(int(length))
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            self._refuse(HTTPStatus.BAD_REQUEST, "The message ended early.")
+            return None
+        return body
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         # What was not read would be taken for the next request.
@@ -221,6 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(answer).encode(), "application/json")
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str, *, cached: bool = False) -> None:
+        self.connection.settimeout(_REQUEST_SECONDS)  # whatever reading has left of it
         self.send_response(status)
         for name, value in _HEADERS.items():
             self.send_header(name, value)

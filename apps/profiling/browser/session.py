@@ -31,6 +31,7 @@ from apps.profiling.browser.results import BACKENDS, BrowserReport, Configuratio
 from apps.profiling.browser.schema import MOST_SAMPLES
 from apps.profiling.browser.server import PageServer
 from apps.progress import Progress, quiet
+from apps.streams import say_aside
 from converters.artifact import Artifact, load_artifact
 from edge_sr.errors import ConfigError, DataError, MissingToolError
 
@@ -97,16 +98,11 @@ class BrowserOptions:
         )
 
 
-def say_on_stderr(text: str) -> None:
-    """Print a line beside the progress, not into a redirected result."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def profile_in_browser(
     paths: Sequence[Path],
     *,
     options: BrowserOptions | None = None,
-    announce: Callable[[str], None] = say_on_stderr,
+    announce: Callable[[str], None] = say_aside,
     progress: Progress = quiet,
 ) -> BrowserReport:
     """Measure artifacts in a browser: here, on a phone over USB (adb reverse), or on any device in the network.
