@@ -164,7 +164,7 @@ def test_enough_overlap_makes_tiles_equal_the_whole_image() -> None:
 
 @pytest.mark.parametrize("overlap", [-1, 8, 100])
 def test_an_overlap_that_does_not_fit_the_tile_is_refused(overlap: int) -> None:
-    with pytest.raises(ConfigError, match=f"overlap of 0 to 7 for tile 8x16, got {overlap}"):
+    with pytest.raises(ConfigError, match=f"overlap of 0 to 7 for a tile of 16 wide, 8 high, got {overlap}"):
         plan_tiles(50, 50, (8, 16), overlap)
 
 

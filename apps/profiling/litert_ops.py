@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from apps.profiling.host_child import WARMUP_RUNS
 from converters.artifact import load_artifact
-from converters.quiet import quiet_native
 from converters.runners import open_runner
 from converters.runners.tflite_runner import _from_stored, _to_stored
 from edge_sr.errors import MissingToolError, RunnerError
+from edge_sr.quiet import quiet_native
 
 # litert_common.h and litert_tensor_buffer_types.h
 _CPU, _WRITE, _READ = 1, 1, 0

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.artifact import Artifact, IoVariant, TensorSpec
-from converters.quiet import quiet_native
 from edge_sr.errors import ArtifactError, MissingToolError, RunnerError, ShapeError
+from edge_sr.quiet import quiet_native
 
 _RUNTIMES = (("ai-edge-litert", "ai_edge_litert.interpreter"), ("tflite-runtime", "tflite_runtime.interpreter"))
 

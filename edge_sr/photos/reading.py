@@ -8,7 +8,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +22,7 @@ from PIL import Image as PillowImage
 from edge_sr.errors import ImageError, MissingToolError, reason_of
 from edge_sr.photos.metadata import Metadata, read_metadata
 from edge_sr.pixels import Levels
+from edge_sr.quiet import quiet_native
 
 # What reading allows unless told otherwise: twice the x4 result of a phone's 12 megapixels.
 MAX_MEGAPIXELS = 400.0
@@ -223,7 +224,8 @@ def _read_frame(opened: PillowImage.Image, path: Path) -> Photo:
         if opened.format == "TIFF":  # see read_metadata
             metadata, orientation, notes = read_metadata(opened)
         lower = _lower_bytes(opened, path)
-        opened.load()
+        with quiet_native() if opened.format == "TIFF" else nullcontext():  # libtiff comments on what it decodes
+            opened.load()
         if opened.format != "TIFF":
             metadata, orientation, notes = read_metadata(opened)
         if opened.mode not in _GREY_MODES | _COLOUR_MODES:
@@ -326,7 +328,8 @@ def _lower_bytes(opened: PillowImage.Image, path: Path) -> _LowerBytes | None:
         again.seek(frame)
         assert isinstance(again, ImageFile.ImageFile)
         again.tile = [tile._replace(args=_with_rawmode(tile.args, other)) for tile in again.tile]
-        again.load()
+        with quiet_native():
+            again.load()
         return _LowerBytes(samples=np.asarray(again), grey_with_alpha=grey_with_alpha)
 
 
