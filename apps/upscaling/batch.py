@@ -185,7 +185,7 @@ def _forecast(todo: JobList, upscaler: Upscaler, how: PhotoOptions) -> Forecast:
         sr_size=(runner.scale * largest.header.height, runner.scale * largest.header.width),
         tiles=tiles,
         seconds=seconds,
-        memory_bytes=_resident_bytes() + pictures,
+        memory_bytes=resident_bytes() + pictures,
     )
 
 
@@ -210,7 +210,7 @@ def _tile_seconds(upscaler: Upscaler) -> float:
     return time.perf_counter() - start
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
     """Memory of this process and its children now: the runtime with its model is one of them."""
     own = psutil.Process()
     total = 0

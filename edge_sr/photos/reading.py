@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, ImageCms, ImageFile
+from PIL import ExifTags, ImageCms, ImageFile, UnidentifiedImageError
 from PIL import Image as PillowImage
 
 from edge_sr.errors import ImageError, MissingToolError, reason_of
@@ -187,6 +187,8 @@ def _one_line_errors(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except UnidentifiedImageError as error:
+        raise ImageError(f"expected a readable image, got {path} of no known format; convert it to PNG") from error
     except _READ_ERRORS as error:
         raise ImageError(
             f"expected a readable image, got {path} ({reason_of(error)}); convert it or fetch it again"
@@ -215,7 +217,7 @@ def check_megapixels(path: Path, height: int, width: int, most: float) -> None:
     if megapixels > most:
         raise ImageError(
             f"expected at most {most:g} megapixels, got {path} of {width}x{height} ({megapixels:.0f} "
-            f"megapixels); allow more with --max-megapixels {math.ceil(megapixels)}, or cut it into parts"
+            f"megapixels); cut it into parts, or allow more (upscale: --max-megapixels {math.ceil(megapixels)})"
         )
 
 
