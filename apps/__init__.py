@@ -1,6 +1,6 @@
 """What a person touches: the command line and the same steps as plain functions.
 
-``from apps import export_artifacts, verify_artifacts, profile_artifacts, upscale_photo, run_demo``. Each function is
+``from apps import export_artifacts, verify_artifacts, profile_artifacts, upscale_photos, run_demo``. Each function is
 imported from its module on first use, so that ``edge-sr --help`` does not wait for torch.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from apps.profiling.host import profile_artifacts
     from apps.report import write_report
     from apps.training import train_float, train_quantized
-    from apps.upscale import upscale_photo
+    from apps.upscaling.batch import upscale_photos
     from apps.verification.accuracy import verify_artifacts
     from apps.verification.gate import enforce
 
@@ -31,7 +31,7 @@ __all__ = [
     "run_demo",
     "train_float",
     "train_quantized",
-    "upscale_photo",
+    "upscale_photos",
     "verify_artifacts",
     "write_comparison",
     "write_report",
@@ -46,7 +46,7 @@ _HOMES = {
     "run_demo": "apps.demo",
     "train_float": "apps.training",
     "train_quantized": "apps.training",
-    "upscale_photo": "apps.upscale",
+    "upscale_photos": "apps.upscaling.batch",
     "verify_artifacts": "apps.verification.accuracy",
     "write_comparison": "apps.figures",
     "write_report": "apps.report",

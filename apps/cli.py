@@ -19,9 +19,11 @@ from apps.commands import (
     planning,
     sensitivity,
     training,
+    upscaling,
     verifying,
 )
 from apps.commands.options import examples
+from apps.destinations import own_stdout
 from apps.machine import package_version
 from apps.streams import complain, prepare_streams
 from edge_sr import __version__
@@ -93,10 +95,11 @@ app.command(
 )(planning.plan)
 app.command(
     epilog=examples(
-        f"edge-sr upscale photo.jpg -o photo_x4.png --artifact {_ARTIFACT}",
-        "edge-sr upscale photo.jpg -o photo_x4.png",
+        "edge-sr upscale photo.jpg",
+        f"edge-sr upscale photo.heic scans -o large --format jpg --artifact {_ARTIFACT}",
+        "edge-sr upscale moving.gif -o large.webp --frames",
     )
-)(making.upscale)
+)(upscaling.upscale)
 app.command(epilog=examples("edge-sr demo", "edge-sr demo --out out/demo --target tflite"))(making.demo)
 app.command(
     epilog=examples(
@@ -143,6 +146,7 @@ app.command(epilog=examples("edge-sr models", "edge-sr models --json models.json
 app.command(epilog=examples("edge-sr doctor", "edge-sr doctor --quick"))(looking.doctor)
 
 
+@own_stdout()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``edge-sr`` and return its exit status.
 
@@ -162,6 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the space on the disk", 2)
+    except MemoryError:
+        return _fail("expected enough memory, got none left; close other programs or give less at once", 2)
     except UnicodeEncodeError as error:
         return _fail(f"expected names of files in {error.encoding}, got {error.object!r}; rename it", 2)
     except KeyboardInterrupt:

@@ -20,10 +20,12 @@ from apps.weights import resolve_weights
 from converters.artifact import load_artifact
 from converters.self_test import open_checked_runner
 from converters.targets import TARGETS
-from edge_sr.datasets import ImageSet, load_image_sets
+from edge_sr.datasets import ImageSet
 from edge_sr.errors import ConfigError
+from edge_sr.evaluation import image_drops
 from edge_sr.foreign_files import parse_json
 from edge_sr.runner import TorchRunner
+from edge_sr.scorable import load_scorable_sets
 from edge_sr.tiling import upscale_image
 
 DEFAULT_OUT = Path("out/demo")
@@ -113,7 +115,7 @@ def run_demo(
         export=export,
         verify=verify,
         profile=profile,
-        showcases=showcase_of(verify, load_image_sets(data, sets, scale), checkpoint=checkpoint),
+        showcases=showcase_of(verify, load_scorable_sets(data, sets, scale), checkpoint=checkpoint),
         command=command,
     )
     report = DemoReport(
@@ -171,8 +173,7 @@ def _losses(row: VerifyRow) -> dict[str, float]:
     """dB that each image loses to the artifact's arithmetic."""
     if row.artifact is None:
         return {}
-    pairs = zip(row.float_tiled.images, row.artifact.images, strict=True)
-    return {before.name: before.psnr_y_db - after.psnr_y_db for before, after in pairs}
+    return image_drops(row.float_tiled, row.artifact)
 
 
 def _make_folder(out_dir: Path) -> None:

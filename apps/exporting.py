@@ -16,7 +16,6 @@ from converters.artifact import Artifact, artifact_name, refuse_existing
 from converters.export import check_tile, export_artifact
 from converters.targets import TARGETS, get_target
 from edge_sr.errors import ConfigError, ConversionError, EdgeSRError, MissingToolError
-from edge_sr.foreign_text import visible, whole_number
 from quantization.schemes import get_scheme
 
 DEFAULT_TILE = (128, 128)
@@ -125,14 +124,6 @@ def export_artifacts(
         )
         progress(f"export {target} {scheme}", 1, 1)
     return ExportReport(rows=tuple(rows))
-
-
-def parse_tile(text: str) -> tuple[int, int]:
-    """Read ``128x128`` (height x width) as typed on a command line."""
-    height, width = (whole_number(side) for side in text.lower().partition("x")[::2])
-    if height is None or width is None:
-        raise ConfigError(f"expected a tile as HEIGHTxWIDTH, got {visible(text, limit=60)!r}, write 128x128, say")
-    return height, width
 
 
 def _plan(schemes: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:

@@ -172,6 +172,7 @@ def write_report(
         "summary": summary,
         "threads": sorted({row.threads for row in profile.rows}),
         "verify_rows": verify.rows,
+        "notices": verify.notices,
         "titles": {name: target.title for name, target in TARGETS.items()},
         "profile": profile,
         "latency_png": _latency_png(summary),

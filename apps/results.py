@@ -7,7 +7,6 @@ machine and the package versions, then the result itself.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,13 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
+from apps.destinations import check_destination, write_bytes
 from apps.machine import describe_machine, package_versions
 from apps.profiling.sampled import SampleStatistics
-from edge_sr.atomic import atomic_path
 from edge_sr.errors import ConfigError
 from edge_sr.foreign_files import parse_json
+from edge_sr.json_values import plain as plain
 
 KIND_PREFIX = "edge-sr/"
 
@@ -144,40 +142,20 @@ def check_json_target(path: Path | None) -> None:
     An earlier result of ours is replaced; any other existing file is not.
 
     Raises:
-        ConfigError: the folder is missing, or the file exists and holds something else.
+        ConfigError: the folder is missing, the file exists and holds something else, or it cannot be written.
     """
-    if path is None:
-        return
-    if not path.parent.is_dir():
-        raise ConfigError(f"expected a folder for {path}, got no {path.parent}, create it first")
-    if path.is_dir():
-        raise ConfigError(f"expected a file for the JSON result, got the folder {path}, name a file in it")
-    if path.exists() and not _is_ours(path):
-        raise ConfigError(
-            f"expected a new file or an earlier result for --json, got {path} with other content, choose another name"
-        )
+    if path is not None:
+        check_destination(path, "--json", is_own=_is_ours)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` as JSON under a temporary name, then rename; infinities and NaN become strings."""
-    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Write ``content`` as JSON, whole or not at all; infinities and NaN become strings."""
+    write_bytes(path, json_text(content).encode())
 
 
-def plain(value: Any) -> Any:
-    """Turn paths, tuples, numpy numbers and non-finite floats into what JSON has."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+def json_text(content: Mapping[str, Any]) -> str:
+    """What :func:`write_json` writes."""
+    return json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
 
 
 def _is_ours(path: Path) -> bool:

@@ -20,6 +20,7 @@ from apps.weights import quantize_after_training
 from edge_sr.checkpoints import bundled_checkpoint, load_checkpoint, load_tensors
 from edge_sr.datasets import load_image_sets
 from edge_sr.errors import CheckpointError, ConfigError, DataError
+from edge_sr.scorable import check_size
 from quantization.places import WEIGHTS, find_places
 from quantization.quantizer import QuantizedNetwork
 from quantization.schemes import SCHEMES, OpKind, Scheme, get_scheme
@@ -165,13 +166,14 @@ def centre_crops(
         sets: names of sets in it; None for all.
         scale: upscaling factor.
     Raises:
-        DataError: there is no image.
+        DataError: there is no image, or one is too small to be scored.
     """
     crops: list[tuple[Image, Image]] = []
     for image_set in load_image_sets(data, sets, scale):
         for pair in image_set:
             if len(crops) == most:
                 return crops
+            check_size(pair, image_set.name, scale, with_ssim=False)
             height, width = (min(side, length) for length in pair.lr.shape[:2])
             top, left = (pair.lr.shape[0] - height) // 2, (pair.lr.shape[1] - width) // 2
             rows, columns = slice(top * scale, (top + height) * scale), slice(left * scale, (left + width) * scale)

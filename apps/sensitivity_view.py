@@ -14,6 +14,7 @@ from apps.sensitivity import SensitivityReport
 from apps.terminal import add_row, new_table, say, show
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import ConfigError
+from edge_sr.sizes import format_size
 from quantization.places import BLOCK, OP, ROLE
 from quantization.sensitivity import Effect, Sensitivity
 
@@ -59,8 +60,8 @@ def print_sensitivity(report: SensitivityReport) -> None:
 
 
 def _print_latency(latency: LatencyByPart) -> None:
-    height, width = latency.tile
-    say(f"milliseconds of a {height}x{width} tile with {latency.threads} thread(s), LiteRT's operator profile")
+    tile = format_size(latency.tile)
+    say(f"milliseconds of a tile of {tile} with {latency.threads} thread(s), LiteRT's operator profile")
     table = new_table("part", *latency.total_ms, right=range(1, 1 + len(latency.total_ms)))
     add_row(table, "whole", *(f"{cost:.3f}" for cost in latency.total_ms.values()))
     for row in latency.rows:

@@ -44,12 +44,13 @@ def print_export(report: ExportReport) -> None:
 def print_verify(report: VerifyReport) -> None:
     """PSNR and SSIM per artifact and set, the worst image, and the drop split in two."""
     table = new_table(
-        *("artifact", "set", "float, whole", "float, tiled", "PSNR-Y", "SSIM", "drop", "= tiling", "+ quant."),
-        "worst image",
-        right=range(2, 9),
+        *("artifact", "set", "images", "float, whole", "float, tiled", "PSNR-Y", "SSIM", "drop", "= tiling"),
+        *("+ quant.", "worst image"),
+        right=range(3, 10),
     )
     for row in report.rows:
-        cells = [row.label, row.set_name, format_db(row.float_whole.psnr_y_db), format_db(row.float_tiled.psnr_y_db)]
+        cells = [row.label, row.set_name, row.counted]
+        cells += [format_db(row.float_whole.psnr_y_db), format_db(row.float_tiled.psnr_y_db)]
         if row.artifact is None:
             cells += ["–", "–", "–", format_drop(row.tiling_drop_db), "–", row.reason or ""]
         else:

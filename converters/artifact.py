@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -30,6 +29,8 @@ from converters.artifact_meta import (
     TensorSpec,
     artifact_name,
 )
+from edge_sr.atomic import folder_lock, scratch_folder
+from edge_sr.atomic_folder import place_folder, place_new_folder
 from edge_sr.errors import ArtifactError, EdgeSRError
 from edge_sr.foreign_text import visible
 
@@ -93,6 +94,9 @@ def fingerprint(folder: Path, names: Iterable[str]) -> dict[str, FileEntry]:
 def write_artifact(path: Path, *, meta: ArtifactMeta, source: Path, overwrite: bool = False) -> Artifact:
     """Write the artifact folder ``path`` whole or not at all.
 
+    Whoever reads meanwhile finds the old artifact or the new one, as :mod:`edge_sr.atomic_folder` says, and of several
+    processes that write to a free path one succeeds.
+
     Args:
         path: the artifact folder itself (not its parent).
         meta: ``files`` must already hold the fingerprints of the files in ``source``.
@@ -104,23 +108,21 @@ def write_artifact(path: Path, *, meta: ArtifactMeta, source: Path, overwrite: b
     path = Path(path)
     refuse_existing(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-        fresh = Path(scratch) / "new"
+    with scratch_folder(path.parent) as scratch:
+        fresh = scratch / "new"
         fresh.mkdir()
         for name in meta.files:
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, fresh / name)
         _write_meta(fresh / META_FILE, meta)
         load_artifact(fresh)
-        old = Path(scratch) / "old"
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(fresh, path)
-        except OSError:
-            if old.exists():
-                os.replace(old, path)
-            raise
+        if overwrite:
+            place_folder(fresh, path)
+        else:
+            try:
+                place_new_folder(fresh, path)
+            except FileExistsError:
+                raise _exists(path) from None
     return Artifact(path=path, meta=meta)
 
 
@@ -129,7 +131,7 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(path):
         return
     if not overwrite:
-        raise ArtifactError(f"expected a new path, got existing {path}; choose another one or allow overwriting")
+        raise _exists(path)
     if path.is_symlink() or not (path / META_FILE).is_file():
         raise ArtifactError(
             f"expected an artifact folder to overwrite, got {path}; remove it by hand or choose another"
@@ -139,10 +141,31 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 def load_artifact(path: Path) -> Artifact:
     """Read and verify an artifact folder; nothing is handed to a runtime.
 
+    An artifact that another process replaces meanwhile is read again: half of each would look damaged.
+
     Raises:
         ArtifactError: missing, unreadable, unknown fields or version, or a file that is missing, truncated or altered.
     """
     path = Path(path)
+    while True:
+        before = _identity(path)
+        try:
+            return _loaded(path)
+        except ArtifactError:
+            if _identity(path) == before:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one that takes its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns  # the numbers of folders are given again
+
+
+def _loaded(path: Path) -> Artifact:
     try:
         if not path.is_dir():
             state = "a file" if path.exists() else "nothing"
@@ -159,16 +182,38 @@ def load_artifact(path: Path) -> Artifact:
 
 
 def record_measured(artifact: Artifact, results: Mapping[str, Any]) -> Artifact:
-    """Merge ``results`` (JSON-ready, by name) into the artifact's ``measured`` and rewrite ``artifact.json``."""
-    meta = replace(artifact.meta, measured={**artifact.meta.measured, **results})
-    fresh = artifact.path / f".{META_FILE}.new"
+    """Merge ``results`` (JSON-ready, by name) into the ``measured`` of ``artifact.json``.
+
+    What the file says by now is what they are merged into, and other processes that record wait meanwhile: of several,
+    none loses the results of another (Windows has no such lock).
+
+    Args:
+        artifact: as it was measured.
+    Returns:
+        the artifact with all that ``artifact.json`` says now.
+    Raises:
+        ArtifactError: it is gone, damaged, cannot be written, or another artifact has taken its place.
+    """
+    path = artifact.path / META_FILE
     try:
-        _write_meta(fresh, meta)
-        os.replace(fresh, artifact.path / META_FILE)
+        with folder_lock(artifact.path):
+            found = _read_meta(path)
+            if found.files != artifact.meta.files:
+                raise ArtifactError(
+                    f"expected the artifact that was measured at {artifact.path}, got another one: measure again"
+                )
+            meta = replace(found, measured={**found.measured, **results})
+            # A link is replaced here, not written through: it leads into a store of files that others share.
+            with scratch_folder(artifact.path) as scratch:
+                _write_meta(scratch / META_FILE, meta)
+                os.replace(scratch / META_FILE, path)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise ArtifactError(f"cannot write {artifact.path / META_FILE}: {error.strerror}; check permissions") from None
+        raise ArtifactError(f"cannot write {path}: {error.strerror}; check permissions and space") from None
     return Artifact(path=artifact.path, meta=meta)
+
+
+def _exists(path: Path) -> ArtifactError:
+    return ArtifactError(f"expected a new path, got existing {path}; choose another one or allow overwriting")
 
 
 def _read_meta(path: Path) -> ArtifactMeta:

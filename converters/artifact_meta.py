@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from edge_sr.errors import ArtifactError
+from edge_sr.sizes import short_size
 
 FORMAT = "edge-sr-artifact-1"
 META_FILE = "artifact.json"
@@ -231,6 +232,11 @@ class ArtifactMeta:
         return sum(entry.size_bytes for name, entry in self.files.items() if name == own[0] or name.startswith(own[1]))
 
     @property
+    def is_float(self) -> bool:
+        """Whether everything between the pictures is float, so that they may have more than 8 bits a channel."""
+        return self.scheme in ("fp32", "fp16")
+
+    @property
     def name(self) -> str:
         """The artifact's default folder name."""
         return artifact_name(model=self.model, scale=self.scale, scheme=self.scheme, target=self.target, tile=self.tile)
@@ -270,8 +276,8 @@ class ArtifactMeta:
 
 
 def artifact_name(*, model: str, scale: int, scheme: str, target: str, tile: tuple[int, int]) -> str:
-    """Default folder name, ``{model}_x{scale}_{scheme}_{target}_{height}x{width}``."""
-    return f"{model}_x{scale}_{scheme}_{target}_{tile[0]}x{tile[1]}"
+    """Default folder name, ``{model}_x{scale}_{scheme}_{target}_{width}x{height}``."""
+    return f"{model}_x{scale}_{scheme}_{target}_{short_size(tile)}"
 
 
 def _io_variant(entry: Any) -> IoVariant:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +14,9 @@ from converters.artifact import Artifact, ArtifactMeta, artifact_name, fingerpri
 from converters.lowering import LoweringJob
 from converters.self_test import record_self_test
 from converters.targets import get_target
+from edge_sr.atomic import scratch_folder
 from edge_sr.errors import ConfigError
+from edge_sr.sizes import format_size
 
 MIN_TILE = 8
 MAX_TILE = 1024
@@ -37,7 +38,7 @@ def export_artifact(
     weights_license: str = "",
     weights_attribution: str = "",
 ) -> Artifact:
-    """Lower a network and write ``out_dir/{model}_x{scale}_{scheme}_{target}_{height}x{width}``.
+    """Lower a network and write ``out_dir/{model}_x{scale}_{scheme}_{target}_{width}x{height}``.
 
     Args:
         network: deployed float network for a float scheme, ``QuantizedNetwork`` of the same scheme otherwise.
@@ -69,8 +70,7 @@ def export_artifact(
     if out_dir.exists() and not out_dir.is_dir():
         raise ConfigError(f"expected a folder at {out_dir}, got a file; choose another output folder")
     out_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=out_dir) as scratch:
-        work_dir = Path(scratch)
+    with scratch_folder(out_dir) as work_dir:
         lowered = lowering.lower(
             LoweringJob(
                 network=network,
@@ -114,11 +114,11 @@ def check_tile(tile: tuple[int, int], *, multiple: int) -> tuple[int, int]:
         raise ConfigError(f"tile must be two whole numbers (height, width), got {tile!r}")
     for side in tile:
         if not MIN_TILE <= side <= MAX_TILE:
-            raise ConfigError(f"tile sides must be from {MIN_TILE} to {MAX_TILE} pixels, got {tile[0]}x{tile[1]}")
+            raise ConfigError(f"tile sides must be from {MIN_TILE} to {MAX_TILE} pixels, got {format_size(tile)}")
         if side % multiple:
             low = max(side // multiple, 1) * multiple
             raise ConfigError(
-                f"tile sides must be multiples of {multiple}, got {tile[0]}x{tile[1]}; "
+                f"tile sides must be multiples of {multiple}, got {format_size(tile)}; "
                 f"in place of {side} use {low} or {low + multiple}"
             )
     return (tile[0], tile[1])
@@ -128,7 +128,7 @@ def _check_overlap(overlap: int | None, tile: tuple[int, int], *, context: int) 
     if overlap is None:
         return min(context, min(tile) // 2)
     if not isinstance(overlap, int) or not 0 <= overlap < min(tile):
-        raise ConfigError(f"overlap must be from 0 to {min(tile) - 1} for tile {tile[0]}x{tile[1]}, got {overlap!r}")
+        raise ConfigError(f"overlap must be from 0 to {min(tile) - 1} for tile {format_size(tile)}, got {overlap!r}")
     return overlap
 
 

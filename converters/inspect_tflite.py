@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from converters.artifact import Delegation
-from converters.quiet import quiet_native
 from converters.tflite_graph import Model, operator_name, read_model, type_name
 from edge_sr.errors import ConversionError, MissingToolError, refuse_damaged
+from edge_sr.quiet import quiet_native
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _INTEGERS = ("int8", "uint8")

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from converters.artifact import Artifact
 from edge_sr import errors
 from edge_sr.errors import EdgeSRError, RunnerError
+from edge_sr.pixels import Levels
 from edge_sr.runner import check_lr
 
 Image = NDArray[np.uint8]
@@ -93,6 +94,7 @@ class IsolatedRunner:
             self.close()
             raise
         self.name: str = answer["name"]
+        self.deep: bool = answer["deep"]
 
     def run(self, lr: Image) -> Image:
         """Enlarge one tile: (h, w, 3) uint8 RGB -> (scale*h, scale*w, 3) uint8 RGB.
@@ -101,13 +103,21 @@ class IsolatedRunner:
             ShapeError: ``lr`` is not uint8 RGB of the tile's size.
             RunnerError: the runner failed, crashed or timed out.
         """
+        return self._run(lr).view(np.uint8)
+
+    def run_deep(self, lr: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """As :meth:`run` in 16 bits; RunnerError unless ``deep``."""
+        return self._run(lr).view(np.uint16)
+
+    def _run(self, lr: Levels) -> Levels:
         check_lr(lr, self.tile)
-        request = {"do": "run", "shape": list(lr.shape)}
+        request = {"do": "run", "shape": list(lr.shape), "dtype": lr.dtype.name}
         answer, data = self._child.ask(request, np.ascontiguousarray(lr).tobytes(), timeout_s=self.timeout_s)
         expected = [self.scale * lr.shape[0], self.scale * lr.shape[1], 3]
         if answer["shape"] != expected:
             raise RunnerError(f"expected a result of shape {expected} from {self.name}, got {answer['shape']}")
-        return np.frombuffer(data, dtype=np.uint8).reshape(expected).copy()
+        sr: Levels = np.frombuffer(data, dtype=lr.dtype).reshape(expected).copy()
+        return sr
 
     def close(self) -> None:
         """End the child; safe to call twice."""

@@ -15,7 +15,8 @@ from converters.artifact import load_artifact
 from converters.isolation import receive, send
 from converters.runners import open_runner
 from edge_sr.errors import EdgeSRError, RunnerError
-from edge_sr.runner import Runner
+from edge_sr.pixels import Levels
+from edge_sr.runner import DeepRunner, Runner, is_deep
 
 
 def main() -> None:
@@ -32,9 +33,9 @@ def main() -> None:
                 case "open":
                     loaded = load_artifact(Path(fields["artifact"]))
                     runner = open_runner(loaded, threads=fields["threads"], runtime=fields["runtime"])
-                    answer = {"name": runner.name}
+                    answer = {"name": runner.name, "deep": is_deep(runner)}
                 case "run":
-                    answer, result = _run(runner, fields["shape"], data)
+                    answer, result = _run(runner, fields, data)
                 case "call":
                     answer = {"result": _call(fields["function"], fields["arguments"])}
             send(answers, answer, result)
@@ -53,10 +54,17 @@ def ping(value: Any = None) -> Any:
     return value
 
 
-def _run(runner: Runner | None, shape: list[int], data: bytes) -> tuple[dict[str, Any], bytes]:
+def _run(runner: Runner | None, fields: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     if runner is None:
         raise RunnerError("expected an open runner, got none; open an artifact first")
-    sr = runner.run(np.frombuffer(data, dtype=np.uint8).reshape(shape).copy())
+    lr = np.frombuffer(data, dtype=np.dtype(fields["dtype"])).reshape(fields["shape"]).copy()
+    sr: Levels
+    if lr.dtype == np.uint8:
+        sr = runner.run(lr)
+    elif isinstance(runner, DeepRunner):
+        sr = runner.run_deep(lr)
+    else:
+        raise RunnerError(f"expected uint8 for {runner.name}, got {lr.dtype}")
     return {"shape": list(sr.shape)}, np.ascontiguousarray(sr).tobytes()
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.artifact import Artifact, ArtifactMeta, SelfTest
-from converters.quiet import quiet_native
 from converters.runners import accuracy_runtimes, open_runner
 from edge_sr.errors import ArtifactError, ConversionError, MissingToolError, RunnerError
+from edge_sr.quiet import quiet_native
 
 if TYPE_CHECKING:  # it imports torch, which a board that only runs artifacts need not have
     from edge_sr.runner import Runner

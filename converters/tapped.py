@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from converters.quiet import quiet_native
 from edge_sr.errors import ConfigError, ConversionError, EdgeSRError, RunnerError
+from edge_sr.quiet import quiet_native
 from edge_sr.runner import check_lr, to_float
 from quantization.qdq import to_qdq
 from quantization.quantizer import QuantizedNetwork

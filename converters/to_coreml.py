@@ -27,6 +27,7 @@ from converters.graphs import file_canonical_sha256
 from converters.inspect_coreml import CoreMLInspection, inspect_package, require_int8_convolutions
 from converters.lowering import Lowered, LoweringJob
 from edge_sr.errors import ConversionError, UnsupportedScheme
+from edge_sr.sizes import short_size
 from quantization.qdq import to_qdq
 from quantization.quantizer import QuantizedNetwork
 from quantization.schemes import get_scheme
@@ -159,7 +160,7 @@ def _describe(spec: Any, job: LoweringJob) -> None:
         "model": job.model,
         "scale": str(scale),
         "scheme": job.scheme,
-        "tile": f"{height}x{width}",
+        "tile": short_size(job.tile),
         "checkpoint_sha256": job.checkpoint_sha256,
         "weights_attribution": job.weights_attribution,
     }

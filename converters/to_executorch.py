@@ -22,6 +22,7 @@ from converters.artifact import Delegation, IoVariant, TensorSpec
 from converters.graphs import file_canonical_sha256
 from converters.lowering import Lowered, LoweringJob
 from edge_sr.errors import ConversionError, EdgeSRError, MissingToolError
+from edge_sr.sizes import format_size
 from quantization.qdq import to_qdq
 from quantization.quantizer import QuantizedNetwork
 from quantization.schemes import get_scheme
@@ -154,7 +155,7 @@ def _third_party_noise_off() -> Iterator[None]:
 
 
 def _what(job: LoweringJob) -> str:
-    return f"{job.model} x{job.scale} {job.scheme} at {job.tile[0]}x{job.tile[1]}"
+    return f"{job.model} x{job.scale} {job.scheme} at {format_size(job.tile)}"
 
 
 def _root_cause(error: BaseException) -> str:

@@ -19,7 +19,6 @@ from converters.artifact import IoVariant, TensorSpec
 from converters.graphs import file_canonical_sha256
 from converters.inspect_tflite import TFLiteSummary, delegation_of, inspect_tflite
 from converters.lowering import Lowered, LoweringJob
-from converters.quiet import quiet_native
 from converters.tflite_graph import (
     Model,
     change_interface,
@@ -31,6 +30,7 @@ from converters.tflite_graph import (
     write_model,
 )
 from edge_sr.errors import ConversionError, MissingToolError
+from edge_sr.quiet import quiet_native
 from quantization.qdq import QDQConv2d, to_qdq
 from quantization.quantizer import QuantizedNetwork
 from quantization.schemes import get_scheme

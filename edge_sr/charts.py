@@ -13,6 +13,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from edge_sr.errors import ConfigError, ShapeError
+from edge_sr.sizes import format_size
 
 Image = NDArray[np.uint8]
 Ideal = NDArray[np.float32]
@@ -86,7 +87,7 @@ def make_charts(tile: tuple[int, int], scale: int) -> tuple[Chart, ...]:
     """
     if min(tile) < SMALLEST_SIDE:
         raise ShapeError(
-            f"charts need tiles of {SMALLEST_SIDE} or more pixels, got {tile[0]}x{tile[1]}; use larger ones"
+            f"charts need tiles of {SMALLEST_SIDE} or more pixels, got {format_size(tile)}; use larger ones"
         )
     return (
         *(_flat(name, colour, tile, scale) for name, colour in _FLATS.items()),

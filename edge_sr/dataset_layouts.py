@@ -7,14 +7,15 @@ pairs the HR with the LR files of one of them at one scale.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image as PillowImage
 
 from edge_sr.errors import DataError
-from edge_sr.images import IMAGE_SUFFIXES
+from edge_sr.image_folders import describe_suffixes, image_files, images_below, other_files, subfolders
 
 # Written as here in tables; every download spells them in its own way.
 BENCHMARKS = ("Set5", "Set14", "BSD100", "Urban100")
@@ -76,7 +77,8 @@ def find_set_folders(data: Path) -> list[SetFolder]:
     """The set folders that ``data`` is or holds, by name.
 
     ``data`` may be a set folder itself, a folder of set folders, or a folder around such a folder (``benchmark/Set5``).
-    Plain folders of images count where they lie in ``data`` directly, or are named as a benchmark.
+    Plain folders of images count where they lie in ``data`` directly, or are named as a benchmark. Where there is none
+    of all these, ``data`` is one set if any folder below it holds images.
     """
     if _SELFEX_FOLDER.fullmatch(data.resolve().name):
         data = data.resolve().parent
@@ -90,6 +92,8 @@ def find_set_folders(data: Path) -> list[SetFolder]:
             found.append(_set_folder(folder, 1))
         else:
             found += [_set_folder(inner, 2) for inner in subfolders(folder) if _is_known_set(inner)]
+    if not found and images_below(data, without=_LR_FOLDER):
+        found = [_set_folder(data, 0)]
     return sorted(found, key=lambda entry: (entry.name, entry.depth, entry.path))
 
 
@@ -101,36 +105,22 @@ def read_set_folder(folder: SetFolder, scale: int) -> SetFiles:
     """
     path = folder.path
     for reader in (_read_selfex, _read_hr_folder, _read_sibling_folders):
-        files = reader(path, folder.name, scale)
-        if files is not None:
-            return files
-    pairs = tuple(PairedFiles(name=file.stem, hr=file) for file in image_files(path))
-    return SetFiles(pairs=pairs, layout="plain folder")
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Image files of a folder by name; hidden ones, archives, ``Thumbs.db``, ``.mat`` files and the like left out."""
-    return sorted(
-        file
-        for file in _entries(folder)
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+        found = reader(path, folder.name, scale)
+        if found is not None:
+            return found
+    files, layout = image_files(path), "plain folder"
+    deeper = images_below(path, without=_LR_FOLDER)
+    skipped = describe_suffixes(other_files(path, below=not files))
+    notices = [f"{path}: {skipped} not read: no pictures that can be read"] if skipped else []
+    if not files:
+        files, layout = deeper, "folders of images"
+    elif deeper and folder.depth:  # those right inside the data folder are sets of their own
+        notices.append(f"{path}: {describe_suffixes(deeper)} in folders inside it not read; name such a folder itself")
+    pairs = tuple(
+        PairedFiles(name=name, hr=file)
+        for name, file in zip(_names(files, path, lambda file: file.stem), files, strict=True)
     )
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """Visible folders inside a folder, by name; macOS's archive leftovers left out."""
-    return sorted(
-        entry
-        for entry in _entries(folder)
-        if entry.is_dir() and not entry.name.startswith((".", "__MACOSX", "@eaDir", "$"))
-    )
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except PermissionError:  # such as lost+found at the root of a disk
-        return []
+    return SetFiles(pairs=pairs, layout=layout, notices=tuple(notices))
 
 
 # ---------------------------------------------------------------------------------------------------------- what is it
@@ -268,16 +258,25 @@ def _longest_side(images: dict[str, dict[str, Path]]) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------------- pairs
+def _names(files: Sequence[Path], folder: Path, stem: Callable[[Path], str]) -> list[str]:
+    """Names that tell a set's images apart: paths in its folder, without suffixes where those are not needed."""
+    short = [(file.relative_to(folder).parent / stem(file)).as_posix() for file in files]
+    known = Counter(name.casefold() for name in short)
+    return [
+        name if known[name.casefold()] == 1 else file.relative_to(folder).as_posix()
+        for name, file in zip(short, files, strict=True)
+    ]
+
+
 def _pair(hr_folder: Path, lr_folder: Path | None, scale: int) -> tuple[PairedFiles, ...]:
     hr_files = image_files(hr_folder)
+    named = list(zip(_names(hr_files, hr_folder, _plain_stem), hr_files, strict=True))
     if lr_folder is None:
-        return tuple(PairedFiles(name=_plain_stem(file), hr=file) for file in hr_files)
+        return tuple(PairedFiles(name=name, hr=file) for name, file in named)
     by_stem: dict[str, list[Path]] = {}
     for file in image_files(lr_folder):
         by_stem.setdefault(file.stem.casefold(), []).append(file)
-    return tuple(
-        PairedFiles(name=_plain_stem(file), hr=file, lr=_lr_file(by_stem, lr_folder, file, scale)) for file in hr_files
-    )
+    return tuple(PairedFiles(name=name, hr=file, lr=_lr_file(by_stem, lr_folder, file, scale)) for name, file in named)
 
 
 def _lr_file(by_stem: dict[str, list[Path]], lr_folder: Path, hr_file: Path, scale: int) -> Path:

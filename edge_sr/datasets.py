@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sr.dataset_layouts import SetFolder, canonical_name, find_set_folders, read_set_folder
 from edge_sr.errors import ConfigError, DataError, MissingToolError, ShapeError
+from edge_sr.image_folders import describe_suffixes, other_files
 from edge_sr.images import read_image
 from edge_sr.resize import SCALES, crop_to_multiple, make_lr
+from edge_sr.sizes import format_size
 
 Image = NDArray[np.uint8]
 
 SAMPLES = "samples"
 LR_FROM_FILE, LR_MADE_HERE = "file", "made here"
-# MATLAB's own rounding, ported, is exact; a level or two leaves room for other ports of it.
-LR_TOLERANCE_LEVELS = 2
 
 # Photos inside scikit-image's wheel (0.25 and 0.26); its other pictures would be downloaded on use, so none of those.
 _SAMPLE_FILES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
@@ -53,6 +52,11 @@ class ImageSource:
     largest_side: int | None = None
     name: str | None = None
 
+    @property
+    def title(self) -> str:
+        """The image's name."""
+        return self.name or self.hr.stem
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
@@ -62,6 +66,7 @@ class ImageSet:
         name, scale, sources: what it is.
         layout: which layout of files it was found in, such as "HR + LRx4".
         notices: lines that a reader of its scores should see.
+        left_out: names of images that were found and cannot be scored; see :func:`edge_sr.scorable.scorable`.
     """
 
     name: str
@@ -69,6 +74,7 @@ class ImageSet:
     sources: tuple[ImageSource, ...]
     layout: str = ""
     notices: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -86,7 +92,7 @@ class ImageSet:
 
     def __iter__(self) -> Iterator[ImagePair]:
         for source in self.sources:
-            yield self._load(source)
+            yield self.pair(source, self.read_photo(source))
 
     def first(self, count: int) -> ImageSet:
         """The same set with at most ``count`` images; ConfigError unless ``count`` is 1 or more."""
@@ -94,10 +100,22 @@ class ImageSet:
             raise ConfigError(f"expected a count of 1 or more images, got {count}")
         return replace(self, sources=self.sources[:count])
 
-    def _load(self, source: ImageSource) -> ImagePair:
+    def read_photo(self, source: ImageSource) -> Image:
+        """The HR file of one image as it is, (H, W, 3) uint8, within the source's ``largest_side``.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
         photo = read_image(source.hr)
-        if source.largest_side is not None:
-            photo = _centre_crop(photo, source.largest_side)
+        return photo if source.largest_side is None else _centre_crop(photo, source.largest_side)
+
+    def pair(self, source: ImageSource, photo: Image) -> ImagePair:
+        """The LR and HR image of one source, whose photo :meth:`read_photo` has read.
+
+        Raises:
+            DataError: the photo is smaller than one LR pixel, or the LR file belongs to another size.
+            ImageError: the LR file cannot be read.
+        """
         try:
             hr = np.ascontiguousarray(crop_to_multiple(photo, self.scale))
         except ShapeError as error:
@@ -105,10 +123,11 @@ class ImageSet:
         lr = make_lr(hr, self.scale) if source.lr is None else read_image(source.lr)
         if (lr.shape[0] * self.scale, lr.shape[1] * self.scale) != hr.shape[:2]:
             raise DataError(
-                f"expected an LR image of {hr.shape[0] // self.scale}x{hr.shape[1] // self.scale}, "
-                f"got {lr.shape[0]}x{lr.shape[1]} in {source.lr}; remove its folder to have LR images made"
+                f"expected an LR image of {format_size((hr.shape[0] // self.scale, hr.shape[1] // self.scale))}, "
+                f"got {format_size(lr.shape[:2])} in {source.lr}: another "
+                f"image's or another scale's; remove its folder to have LR images made"
             )
-        return ImagePair(name=source.name or source.hr.stem, lr=lr, hr=hr)
+        return ImagePair(name=source.title, lr=lr, hr=hr)
 
 
 def load_image_sets(data: Path | None, names: Sequence[str] | None, scale: int) -> list[ImageSet]:
@@ -120,7 +139,8 @@ def load_image_sets(data: Path | None, names: Sequence[str] | None, scale: int) 
     - ``Set5/GTmod12/*`` with ``Set5/LRbicx4/*``; ``Set5/GTmod4/*``; ``Set5/original/*``.
     - ``Set5/image_SRF_4/img_001_SRF_4_HR.png`` with ``..._LR.png``; other methods' results beside them are ignored.
     - ``Set5_HR/*`` with ``Set5_LR_bicubic/X4/*`` beside it.
-    - ``Photos/*`` or ``data/*``: a plain folder of HR images is one set, called like the folder.
+    - ``Photos/*`` or ``data/*``: a plain folder of HR images is one set, called like the folder. Where nothing else is
+      found, the images of all folders below ``data`` are one set; the set's ``notices`` say what was not read.
 
     ``data`` may also be the folder of one set. Names and folders match in any case of letters; ``B100`` and ``BSDS100``
     are ``BSD100``. Where there are no LR images, they are made from HR by :func:`make_lr`.
@@ -149,74 +169,6 @@ def load_image_sets(data: Path | None, names: Sequence[str] | None, scale: int) 
     return [_set_in(_choose(folders, name), scale) for name in names]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LrCheck:
-    """How the LR files of a set compare with MATLAB's bicubic of its HR files.
-
-    Attributes:
-        set_name, scale: the set.
-        origin: the set's ``lr_origin``.
-        images: how many were compared; 0 where the LR images are made here, and so are right.
-        max_difference_levels: the largest difference in the interior, 0 to 255.
-        worst: the image it was found in; None where nothing was compared.
-    """
-
-    set_name: str
-    scale: int
-    origin: str
-    images: int
-    max_difference_levels: int
-    worst: str | None
-
-    @property
-    def matches(self) -> bool:
-        return self.max_difference_levels <= LR_TOLERANCE_LEVELS
-
-    @property
-    def notice(self) -> str | None:
-        """One line for a report, or None where there is nothing to say."""
-        if self.matches:
-            return None
-        return (
-            f"{self.set_name}: its LR files differ from MATLAB's bicubic of HR by up to {self.max_difference_levels} "
-            f"levels ({self.worst}): published x{self.scale} figures do not apply; remove them to have LR images made"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "matches": self.matches}
-
-
-def check_lr_matches(image_set: ImageSet, *, images: int = 3) -> LrCheck:
-    """Compare LR files with :func:`make_lr` of their HR files, away from the edges.
-
-    Published figures hold for MATLAB's bicubic; LR files of another filter or a lossy format have the same size and
-    move PSNR by up to whole decibels. Two LR pixels along each edge are left out: one well-known download (SelfExSR)
-    used another edge rule there, up to 11 levels away, which costs a score next to nothing.
-
-    Args:
-        image_set: any set; one whose LR images are made here is not read.
-        images: how many images to compare, at least 1.
-    Raises:
-        DataError, ImageError: an image cannot be used.
-    """
-    worst, largest, compared = None, 0, 0
-    for pair in image_set.first(images) if image_set.lr_origin == LR_FROM_FILE else ():
-        inside = tuple(slice(edge, size - edge) for size in pair.lr.shape[:2] for edge in (min(2, (size - 1) // 2),))
-        made = make_lr(pair.hr, image_set.scale)[inside].astype(np.int16)
-        difference = int(np.abs(made - pair.lr[inside]).max())
-        compared += 1
-        if worst is None or difference > largest:
-            worst, largest = pair.name, difference
-    return LrCheck(
-        set_name=image_set.name,
-        scale=image_set.scale,
-        origin=image_set.lr_origin,
-        images=compared,
-        max_difference_levels=largest,
-        worst=worst,
-    )
-
-
 def _check_known(names: Sequence[str], found: Sequence[str], cure: str, *, known: Sequence[str] | None = None) -> None:
     unknown = [name for name in names if name not in (found if known is None else known)]
     if unknown or not names:
@@ -228,7 +180,11 @@ def _folders_under(data: Path) -> list[SetFolder]:
         raise DataError(f"expected a folder of images, got {data}; check the path")
     folders = find_set_folders(data)
     if not folders:
-        raise DataError(f"expected images, or folders such as Set5/HR, in {data}, got none; check the path")
+        seen = describe_suffixes(other_files(data, below=True))
+        raise DataError(
+            f"expected images, or folders such as Set5/HR, in {data}, got {seen or 'none'}; "
+            + ("convert them to PNG, or check the path" if seen else "check the path")
+        )
     return folders
 
 

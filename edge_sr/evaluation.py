@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from numpy.typing import NDArray
 
 from edge_sr.datasets import ImageSet
 from edge_sr.errors import DataError
-from edge_sr.metrics import psnr_y, ssim_y
+from edge_sr.json_values import plain
+from edge_sr.metrics import PSNR_CAP_DB, mean_psnr_db, psnr_drop_db, psnr_y, ssim_y
+from edge_sr.scorable import check_size
 
 Image = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -28,17 +29,21 @@ class ImageScore:
     ssim: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict; an infinite PSNR becomes null, as JSON has no infinity."""
-        return {"name": self.name, "psnr_y_db": _finite(self.psnr_y_db), "ssim": self.ssim}
+        """A JSON-ready dict; see :func:`edge_sr.json_values.plain` for an infinite PSNR."""
+        return {"name": self.name, "psnr_y_db": plain(self.psnr_y_db), "ssim": plain(self.ssim)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetScore:
-    """Scores of one image set, in the set's order; the set's score is the mean over its images."""
+    """Scores of one image set, in the set's order; the set's score is the mean over its images.
+
+    ``left_out`` are names of images of the set that are too small to be scored.
+    """
 
     set_name: str
     scale: int
     images: tuple[ImageScore, ...]
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -46,8 +51,13 @@ class SetScore:
 
     @property
     def psnr_y_db(self) -> float:
-        """Mean of the images' PSNR, in dB."""
-        return statistics.fmean(image.psnr_y_db for image in self.images)
+        """Mean of the images' PSNR, in dB; each counts up to :data:`edge_sr.metrics.PSNR_CAP_DB`."""
+        return mean_psnr_db(image.psnr_y_db for image in self.images)
+
+    @property
+    def capped(self) -> tuple[str, ...]:
+        """Names of the images that count as :data:`edge_sr.metrics.PSNR_CAP_DB`: identical ones, or all but."""
+        return tuple(image.name for image in self.images if image.psnr_y_db >= PSNR_CAP_DB)
 
     @property
     def ssim(self) -> float | None:
@@ -65,11 +75,25 @@ class SetScore:
         return {
             "set": self.set_name,
             "scale": self.scale,
-            "psnr_y_db": _finite(self.psnr_y_db),
-            "ssim": self.ssim,
+            "psnr_y_db": plain(self.psnr_y_db),
+            "ssim": plain(self.ssim),
             "worst": self.worst.name,
+            "capped": list(self.capped),
+            "left_out": list(self.left_out),
             "images": [image.to_json() for image in self.images],
         }
+
+
+def image_drops(before: SetScore, after: SetScore) -> dict[str, float]:
+    """Image -> what it loses from one score of a set to another: :func:`edge_sr.metrics.psnr_drop_db` of each."""
+    pairs = zip(before.images, after.images, strict=True)
+    return {own.name: psnr_drop_db(whole.psnr_y_db, own.psnr_y_db) for whole, own in pairs}
+
+
+def mean_drop(before: SetScore, after: SetScore) -> float:
+    """Mean of the images' drops, in dB: the difference of the means where no image is so good that a cap counts."""
+    pairs = zip(before.images, after.images, strict=True)
+    return statistics.fmean(psnr_drop_db(whole.psnr_y_db, own.psnr_y_db) for whole, own in pairs)
 
 
 def evaluate_set(
@@ -90,19 +114,17 @@ def evaluate_set(
         the score of each image.
     Raises:
         ShapeError: ``upscale`` returned another size.
-        DataError: an image of the set cannot be used.
+        DataError: an image of the set cannot be read, or is too small to be scored: :func:`edge_sr.scorable.scorable`
+            gives a set without such images.
     """
     scores: list[ImageScore] = []
     border = image_set.scale
     for pair in image_set:
+        check_size(pair, image_set.name, image_set.scale, with_ssim=with_ssim)
         sr = upscale(pair.lr)
         psnr = psnr_y(sr, pair.hr, crop_border=border)
         ssim = ssim_y(sr, pair.hr, crop_border=border) if with_ssim else None
         scores.append(ImageScore(name=pair.name, psnr_y_db=psnr, ssim=ssim))
         if progress is not None:
             progress(len(scores), len(image_set))
-    return SetScore(set_name=image_set.name, scale=image_set.scale, images=tuple(scores))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return SetScore(set_name=image_set.name, scale=image_set.scale, images=tuple(scores), left_out=image_set.left_out)

@@ -1,68 +1,67 @@
-"""Image files in and out: always (H, W, 3) uint8 RGB in memory."""
+"""Image files as evaluation and training see them: always (H, W, 3) uint8 RGB. Photos whole: :mod:`edge_sr.photos`."""
 
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from PIL import ImageOps
 
-from edge_sr.atomic import atomic_path
+from edge_sr.atomic import scratch_folder
 from edge_sr.errors import ImageError
+from edge_sr.photos.colour import to_eight_bits
+from edge_sr.photos.formats import check_size, format_of
+from edge_sr.photos.reading import MAX_MEGAPIXELS, read_photo
+from edge_sr.photos.writing import writing_photo
+from edge_sr.pixels import Image
 
-Image = NDArray[np.uint8]
-
-# Suffix -> Pillow format and options. JPEG keeps full chroma resolution; PNG and WebP lose nothing.
-_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"lossless": True}),
-}
-IMAGE_SUFFIXES = (*_FORMATS, ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-
-_EIGHT_BIT_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
-_SIXTEEN_BIT_MODES = {"I;16", "I;16L", "I;16B", "I;16N"}
-_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, PillowImage.DecompressionBombError)
+# A full disk refuses so much, and not the name alone.
+_TRIAL_BYTES = 1 << 16
+# MPO comes out of Pillow's reader of JPEG, HEIC out of pillow-heif's.
+_OPENED_BY_OTHERS = {".mpo", ".heic", ".heif"}
 
 
-def read_image(path: str | os.PathLike[str]) -> Image:
-    """Read an image file as RGB.
+def _readable_suffixes() -> frozenset[str]:
+    PillowImage.init()
+    readers = {suffix for suffix, name in PillowImage.EXTENSION.items() if name in PillowImage.OPEN}
+    # Formats that Pillow reads but in which no photo lies: documents, video, drawings.
+    return frozenset(
+        readers - {".pdf", ".mpg", ".mpeg", ".eps", ".ps", ".wmf", ".emf", ".bufr", ".grib", ".h5", ".hdf"}
+        | _OPENED_BY_OTHERS
+    )
 
-    Grey images get three equal channels, palettes are looked up, CMYK is converted. Alpha is dropped, not composited:
-    the colours stored under transparent pixels become visible. EXIF orientation is applied. Of an animation the first
-    frame is read. 16-bit grey is divided by 257 and rounded; 16-bit RGB keeps the upper eight bits (Pillow offers no
-    more).
+
+IMAGE_SUFFIXES = _readable_suffixes()
+"""Lower-case suffixes of what :func:`read_image` reads, HEIC (with pillow-heif) included."""
+
+
+def read_image(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEGAPIXELS) -> Image:
+    """Read an image file as RGB, as evaluation and training need it.
+
+    Grey images get three equal channels, palettes are looked up, CMYK is converted, 16 bits become 8 (divided by 257
+    and rounded). EXIF orientation is applied. Alpha is dropped, not composited: the colours stored under transparent
+    pixels become visible. Colour profiles are not applied. Of an animation the first frame is read.
+    :func:`edge_sr.photos.reading.read_photo` drops none of these.
 
     Args:
-        path: any format that Pillow reads.
+        path: any format that Pillow reads, or HEIC.
+        max_megapixels: refuse larger pictures before any pixel is read.
     Returns:
         (H, W, 3) uint8 RGB, writable and contiguous.
     Raises:
-        ImageError: missing, not an image, truncated, or of an unsupported kind (32-bit integer, float, LAB).
+        ImageError: missing, not an image, truncated, too large, or of an unsupported kind (32-bit integer, float, LAB).
+        MissingToolError: HEIC without pillow-heif.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ImageError(f"expected an image file, got {path}, which {_what_is(path)}; check the path")
-    try:
-        with PillowImage.open(path) as opened:
-            opened.load()
-            upright = ImageOps.exif_transpose(opened)
-    except _READ_ERRORS as error:
-        raise ImageError(f"expected a readable image, got {path} ({error}); convert it or fetch it again") from error
-    return _to_rgb(upright, path)
+    levels: Image = to_eight_bits(read_photo(path, max_megapixels=max_megapixels).pixels).view(np.uint8)
+    return levels
 
 
 def write_image(path: str | os.PathLike[str], image: Image, *, overwrite: bool = False) -> None:
     """Write an image; the file appears whole or not at all.
 
     Args:
-        path: ``.png`` or ``.webp`` (both lossless), ``.jpg`` or ``.jpeg`` (quality 95, 4:4:4).
+        path: ``.png``, ``.tif`` or ``.webp`` (lossless), ``.jpg`` or ``.jpeg`` (quality 95, 4:4:4).
         image: (H, W, 3) uint8 RGB.
         overwrite: replace an existing file.
     Raises:
@@ -71,39 +70,40 @@ def write_image(path: str | os.PathLike[str], image: Image, *, overwrite: bool =
     path = Path(path)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ImageError(f"expected a (height, width, 3) uint8 image to write, got {image.shape} {image.dtype}")
-    check_writable(path, overwrite=overwrite)
-    format_name, options = _FORMATS[path.suffix.lower()]
-    try:
-        with atomic_path(path) as temporary:
-            PillowImage.fromarray(np.ascontiguousarray(image)).save(temporary, format=format_name, **options)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"expected to write {path}, got: {error}; try another format or folder") from error
+    height, width = image.shape[:2]
+    check_writable(path, size=(height, width), overwrite=overwrite)
+    with writing_photo(path, height=height, width=width, channels=3) as writer:
+        writer.write(image)
 
 
-def check_writable(path: Path, *, overwrite: bool = False) -> None:
-    """Raise ImageError where :func:`write_image` would refuse ``path``; lets long work fail before it starts."""
-    if path.suffix.lower() not in _FORMATS:
-        raise ImageError(f"expected an image name ending in {', '.join(_FORMATS)}, got {path.name}")
+def check_writable(
+    path: Path, *, size: tuple[int, int] | None = None, frames: bool = False, overwrite: bool = False
+) -> None:
+    """Raise ImageError where no picture can be written to ``path``; lets long work fail before it starts.
+
+    Args:
+        path: file to write.
+        size: (height, width) of the picture, which the format has to hold.
+        frames: several pictures go into it.
+        overwrite: an existing file may be replaced.
+    """
+    format_of(path, frames=frames)
+    if size is not None:
+        check_size(path, *size)
     if not path.parent.is_dir():
         raise ImageError(f"expected an existing folder for {path.name}, got {path.parent}; create it first")
     if path.is_dir():
         raise ImageError(f"expected a file name, got {path}, which is a folder")
     if path.exists() and not overwrite:
-        raise ImageError(f"expected a new file, got {path}, which exists; choose another name or allow overwriting")
+        raise ImageError(f"expected a new file, got {path}, which exists; choose another name or use --overwrite")
+    _try_folder(path)
 
 
-def _what_is(path: Path) -> str:
-    return "is a folder" if path.is_dir() else "does not exist"
-
-
-def _to_rgb(opened: PillowImage.Image, path: Path) -> Image:
-    if opened.mode in _SIXTEEN_BIT_MODES:
-        deep = np.asarray(opened).astype(np.uint32)
-        grey = ((deep + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if opened.mode not in _EIGHT_BIT_MODES:
-        raise ImageError(f"expected 8 or 16 bits per channel, got {path} of mode {opened.mode}; convert it to PNG")
-    if opened.mode in {"P", "PA", "La", "RGBa"}:
-        # Pillow can take these to RGB only by way of RGBA (or warns about transparency on the direct way).
-        opened = opened.convert("LA" if opened.mode == "La" else "RGBA")
-    return np.array(opened.convert("RGB"))
+def _try_folder(path: Path) -> None:
+    try:
+        with scratch_folder(path.parent) as trial:
+            (trial / path.name).write_bytes(bytes(_TRIAL_BYTES))
+    except OSError as error:
+        raise ImageError(
+            f"expected to write {path}, got: {error.strerror}; choose another folder, or mend its permissions"
+        ) from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,30 @@ from edge_sr.errors import MissingToolError, ShapeError
 
 # Side of the SSIM window, in pixels.
 SSIM_WINDOW = 11
+# What one picture counts at most in a mean, in dB: an identical picture's PSNR is infinite, and one such picture would
+# be the mean. libvpx, libaom and SVT-AV1 stop at the same figure (MAX_PSNR in their psnr.h).
+PSNR_CAP_DB = 100.0
+# PSNR of a luma that is one level off at every pixel, 48.13 dB. What is better differs by less than 8 bits can show, so
+# the decibels beyond this are no loss: a white page at 81 dB and at 57 dB is the same white page.
+ONE_LEVEL_DB = 20 * math.log10(255)
+
+
+def mean_psnr_db(scores_db: Iterable[float]) -> float:
+    """Mean of at least one PSNR in dB, each counted up to :data:`PSNR_CAP_DB`; NaN where one of them is NaN."""
+    return statistics.fmean(min(score, PSNR_CAP_DB) for score in scores_db)
+
+
+def psnr_drop_db(before_db: float, after_db: float) -> float:
+    """What is lost from one PSNR to another of the same picture, in dB; each counts up to :data:`ONE_LEVEL_DB`.
+
+    Finite unless one of them is NaN. Negative where ``after_db`` is the better one.
+    """
+    return min(before_db, ONE_LEVEL_DB) - min(after_db, ONE_LEVEL_DB)
+
+
+def least_side(crop_border: int, *, with_ssim: bool) -> int:
+    """Pixels that a picture needs along each side to be scored inside a border."""
+    return 2 * crop_border + (SSIM_WINDOW if with_ssim else 1)
 
 
 def psnr_y(sr: NDArray[np.uint8], hr: NDArray[np.uint8], *, crop_border: int) -> float:

@@ -7,13 +7,14 @@ decibels; low-resolution images must therefore come from here.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sr.errors import ConfigError, ShapeError
-
-Image = NDArray[np.uint8]
+from edge_sr.pixels import Image, Levels, Pixels
+from edge_sr.sizes import format_size
 
 SCALES = (2, 3, 4)
 
@@ -21,30 +22,33 @@ SCALES = (2, 3, 4)
 _BLOCK_BYTES = 1 << 18
 
 
-def bicubic_resize(image: Image, height: int, width: int) -> Image:
+def bicubic_resize(image: Pixels, height: int, width: int) -> Pixels:
     """Resize with the cubic a = -0.5, antialiased when shrinking, edges mirrored.
 
-    Columns are filtered first (vertical pass), then rows, and the result is rounded (half up) to uint8 after each pass.
+    Columns are filtered first (vertical pass), then rows; each pass is rounded (half up) to whole levels.
 
     Args:
-        image: (H, W, C) uint8, H and W at least 1.
+        image: (H, W, C) uint8 or uint16, H and W at least 1.
         height: rows of the result, at least 1.
         width: columns of the result, at least 1.
     Returns:
-        (height, width, C) uint8.
+        (height, width, C) of the same type.
     Raises:
-        ShapeError: the image is not (H, W, C) uint8, or a side is smaller than 1.
+        ShapeError: the image is not (H, W, C) uint8 or uint16, or a side is smaller than 1.
     Source: MATLAB ``imresize(image, [height width], 'bicubic')`` on uint8. MATLAB starts with the axis that shrinks
         most; here the vertical pass is always first, which is the same whenever both axes have one factor.
     """
-    _check_image(image)
+    if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16) or 0 in image.shape:
+        raise ShapeError(f"expected a (height, width, channels) uint8 image, got {image.shape} {image.dtype}")
     if height < 1 or width < 1:
-        raise ShapeError(f"expected a result of at least 1x1, got {height}x{width}; give sides of 1 or more")
+        raise ShapeError(
+            f"expected a result of at least 1x1, got {format_size((height, width))}; give sides of 1 or more"
+        )
     rows, _, channels = image.shape
     tall = _filter_rows(np.ascontiguousarray(image).reshape(rows, -1), height).reshape(height, -1, channels)
     turned = np.ascontiguousarray(tall.transpose(1, 0, 2)).reshape(tall.shape[1], -1)
     wide = _filter_rows(turned, width).reshape(width, height, channels)
-    return np.ascontiguousarray(wide.transpose(1, 0, 2))
+    return cast(Pixels, np.ascontiguousarray(wide.transpose(1, 0, 2)))
 
 
 def make_lr(hr: Image, scale: int) -> Image:
@@ -87,7 +91,7 @@ def crop_to_multiple(hr: Image, scale: int) -> Image:
     _check_image(hr)
     height, width = hr.shape[0] // scale * scale, hr.shape[1] // scale * scale
     if height == 0 or width == 0:
-        raise ShapeError(f"expected an image of at least {scale}x{scale} pixels, got {hr.shape[0]}x{hr.shape[1]}")
+        raise ShapeError(f"expected an image of at least {scale}x{scale} pixels, got {format_size(hr.shape[:2])}")
     return hr[:height, :width]
 
 
@@ -96,20 +100,21 @@ def _check_image(image: Image) -> None:
         raise ShapeError(f"expected a (height, width, channels) uint8 image, got {image.shape} {image.dtype}")
 
 
-def _filter_rows(image: Image, size: int) -> Image:
-    """Resample axis 0 of a (rows, values) image to ``size`` rows, rounded to uint8."""
+def _filter_rows(image: Levels, size: int) -> Levels:
+    """Resample axis 0 of a (rows, values) image to ``size`` rows, rounded to whole levels."""
     rows, values = image.shape
     if size == rows:
         return image.copy()
     indices, weights = _taps(rows, size)
-    result = np.empty((size, values), dtype=np.uint8)
+    result = np.empty((size, values), dtype=image.dtype)
+    white = np.iinfo(image.dtype).max
     block = max(1, _BLOCK_BYTES // (8 * values))
     for top in range(0, size, block):
         part = slice(top, min(top + block, size))
         total = np.full((part.stop - top, values), 0.5)
         for tap in range(indices.shape[1]):
             total += image[indices[part, tap]] * weights[part, tap, None]
-        result[part] = np.clip(np.floor(total, out=total), 0, 255, out=total)
+        result[part] = np.clip(np.floor(total, out=total), 0, white, out=total)
     return result
 
 

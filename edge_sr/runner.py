@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_sr.errors import RunnerError, ShapeError
-
-Image = NDArray[np.uint8]
+from edge_sr.pixels import Image, Levels, Pixels
+from edge_sr.sizes import format_size
 
 
 @runtime_checkable
@@ -38,6 +38,27 @@ class Runner(Protocol):
         ...
 
 
+@runtime_checkable
+class DeepRunner(Runner, Protocol):
+    """A runner that computes in float, and so has more than 8 bits to give.
+
+    Attributes:
+        deep: whether it does; a runner of artifacts knows only when it has opened one.
+    """
+
+    @property
+    def deep(self) -> bool: ...
+
+    def run_deep(self, lr: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """As :meth:`run` in 16 bits a channel; RunnerError unless ``deep``."""
+        ...
+
+
+def is_deep(runner: Runner) -> bool:
+    """Whether ``runner`` gives 16-bit pictures for 16-bit pictures."""
+    return isinstance(runner, DeepRunner) and runner.deep
+
+
 class TorchRunner:
     """Runs a network in PyTorch, in eval mode, on the device of its parameters.
 
@@ -59,7 +80,7 @@ class TorchRunner:
         if not isinstance(scale, int) or not isinstance(multiple, int):
             raise RunnerError(f"expected a network with scale and tile_multiple, got {type(network).__name__}")
         if tile is not None and (min(tile) < 1 or tile[0] % multiple or tile[1] % multiple):
-            raise RunnerError(f"expected tile sides that are multiples of {multiple}, got {tile[0]}x{tile[1]}")
+            raise RunnerError(f"expected tile sides that are multiples of {multiple}, got {format_size(tile)}")
         self.network = network.eval()
         self.name = name
         self.scale: int = scale
@@ -73,6 +94,18 @@ class TorchRunner:
             ShapeError: not (h, w, 3) uint8, or not of the tile's size.
             RunnerError: the network's result has another shape than its scale promises, or holds NaN.
         """
+        return to_uint8(self._run(lr))
+
+    @property
+    def deep(self) -> bool:
+        """Always: everything in between is float."""
+        return True
+
+    def run_deep(self, lr: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """As :meth:`run`, 16 bits in and out."""
+        return to_uint16(self._run(lr))
+
+    def _run(self, lr: Levels) -> Tensor:
         check_lr(lr, self.tile)
         height, width = lr.shape[:2]
         padded = pad_to(lr, -height % self._multiple + height, -width % self._multiple + width)
@@ -82,27 +115,30 @@ class TorchRunner:
         expected = (1, 3, self.scale * padded.shape[0], self.scale * padded.shape[1])
         if tuple(output.shape) != expected:
             raise RunnerError(f"expected a result of shape {expected}, got {tuple(output.shape)} from {self.name}")
-        return np.ascontiguousarray(to_uint8(output)[: self.scale * height, : self.scale * width])
+        result: Tensor = output[:, :, : self.scale * height, : self.scale * width]
+        return result
 
 
-def check_lr(lr: Image, tile: tuple[int, int] | None) -> None:
-    """Raise ShapeError unless ``lr`` is (h, w, 3) uint8 and, where ``tile`` is set, of that height and width."""
-    if lr.ndim != 3 or lr.shape[2] != 3 or lr.dtype != np.uint8 or lr.size == 0:
+def check_lr(lr: Levels, tile: tuple[int, int] | None) -> None:
+    """Raise ShapeError unless ``lr`` is (h, w, 3) uint8 or uint16 and, where ``tile`` is set, of that size."""
+    if lr.ndim != 3 or lr.shape[2] != 3 or lr.dtype not in (np.uint8, np.uint16) or lr.size == 0:
         raise ShapeError(f"expected a (height, width, 3) uint8 image, got {lr.shape} {lr.dtype}")
     if tile is not None and lr.shape[:2] != tuple(tile):
-        raise ShapeError(f"expected a {tile[0]}x{tile[1]} tile, got {lr.shape[0]}x{lr.shape[1]}; use upscale_image")
+        raise ShapeError(f"expected a tile of {format_size(tile)}, got {format_size(lr.shape[:2])}; use upscale_image")
 
 
-def pad_to(image: Image, height: int, width: int) -> Image:
+def pad_to(image: Pixels, height: int, width: int) -> Pixels:
     """Mirror (h, w, C) at the bottom and right until it is at least height x width; repeats where it is tiny."""
     missing = [(0, max(0, height - image.shape[0])), (0, max(0, width - image.shape[1])), (0, 0)]
-    return np.pad(image, missing, mode="symmetric") if any(after for _, after in missing) else image
+    if not any(after for _, after in missing):
+        return image
+    return cast(Pixels, np.pad(image, missing, mode="symmetric"))
 
 
-def to_float(image: Image) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [0, 1], contiguous."""
+def to_float(image: Levels) -> Tensor:
+    """(H, W, 3) uint8 or uint16 -> (1, 3, H, W) float32 in [0, 1], contiguous."""
     planes = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
-    return torch.from_numpy(planes).to(torch.float32).div_(255)
+    return torch.from_numpy(planes).to(torch.float32).div_(np.iinfo(image.dtype).max)
 
 
 def to_uint8(output: Tensor | NDArray[np.floating]) -> Image:
@@ -116,6 +152,18 @@ def to_uint8(output: Tensor | NDArray[np.floating]) -> Image:
         ShapeError: another shape, or not floating point.
         RunnerError: a value is NaN.
     """
+    levels = _to_levels(output, 255).to(torch.uint8)  # never negative, so the cast is a floor
+    image: Image = levels.permute(1, 2, 0).contiguous().numpy()
+    return image
+
+
+def to_uint16(output: Tensor | NDArray[np.floating]) -> NDArray[np.uint16]:
+    """As :func:`to_uint8` with 65535 for white."""
+    levels = _to_levels(output, 65535).to(torch.int32)
+    return levels.permute(1, 2, 0).contiguous().numpy().astype(np.uint16)
+
+
+def _to_levels(output: Tensor | NDArray[np.floating], white: int) -> Tensor:
     values = output.detach() if isinstance(output, Tensor) else torch.from_numpy(np.asarray(output))
     if values.ndim == 4 and values.shape[0] == 1:
         values = values[0]
@@ -124,6 +172,4 @@ def to_uint8(output: Tensor | NDArray[np.floating]) -> Image:
     values = values.to("cpu", torch.float32)
     if torch.isnan(values.amin()):  # a minimum is NaN where any value is, for a tenth of isnan's time
         raise RunnerError("expected finite pixel values, got NaN; the weights or the runtime are broken")
-    levels = values.clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)  # never negative, so the cast is a floor
-    image: Image = levels.permute(1, 2, 0).contiguous().numpy()
-    return image
+    return values.clamp(0, 1).mul_(white).add_(0.5)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_sr.errors import ConfigError, RunnerError, ShapeError
-from edge_sr.runner import Runner, check_lr, pad_to
+from edge_sr.pixels import Image, Levels
+from edge_sr.runner import DeepRunner, Runner, check_lr, is_deep, pad_to
+from edge_sr.sizes import format_size, short_size
 
-Image = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
 DEFAULT_OVERLAP = 16
@@ -55,9 +55,13 @@ def plan_tiles(height: int, width: int, tile: tuple[int, int], overlap: int) -> 
         ConfigError: the overlap is negative or not smaller than the tile.
     """
     if min(height, width) < 1 or min(tile) < 1:
-        raise ShapeError(f"expected sides of 1 or more, got image {height}x{width} and tile {tile[0]}x{tile[1]}")
+        raise ShapeError(
+            f"expected sides of 1 or more, got image {short_size((height, width))} and tile {short_size(tile)}"
+        )
     if not 0 <= overlap < min(tile):
-        raise ConfigError(f"expected an overlap of 0 to {min(tile) - 1} for tile {tile[0]}x{tile[1]}, got {overlap}")
+        raise ConfigError(
+            f"expected an overlap of 0 to {min(tile) - 1} for a tile of {format_size(tile)}, got {overlap}"
+        )
     columns = _plan_axis(width, tile[1], overlap)
     return [
         Tile(
@@ -97,25 +101,61 @@ def upscale_image(
         RunnerError: the runner failed or returned another shape.
     """
     check_lr(lr, None)
+    scale = runner.scale
+    sr = np.empty((scale * lr.shape[0], scale * lr.shape[1], 3), dtype=lr.dtype)
+    for band in upscale_bands(runner, lr, overlap=overlap, progress=progress):
+        sr[scale * band.top : scale * band.bottom] = band.rows
+    return sr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """Finished rows of a result: LR rows ``top:bottom`` as (scale * (bottom - top), scale * w, 3) ``rows``."""
+
+    top: int
+    bottom: int
+    rows: Levels
+
+
+def upscale_bands(
+    runner: Runner, lr: Levels, *, overlap: int = DEFAULT_OVERLAP, progress: Progress | None = None
+) -> Iterator[Band]:
+    """As :func:`upscale_image`, one row of tiles after another, so that the whole result is never in memory.
+
+    Args:
+        runner, overlap, progress: as there.
+        lr: (h, w, 3) RGB, uint8 or, for a runner that is deep, uint16.
+    Yields:
+        bands from top to bottom, of the type of ``lr``; each row of the result is in exactly one.
+    Raises:
+        ShapeError, ConfigError, RunnerError: as there; ShapeError also for uint16 where the runner is not deep.
+    """
+    check_lr(lr, None)
+    if lr.dtype == np.uint16 and not is_deep(runner):
+        raise ShapeError(f"expected a uint8 image for {runner.name}, which has no 16 bits to give, got uint16")
     height, width = lr.shape[:2]
     scale = runner.scale
     if runner.tile is None:
-        sr = _run_checked(runner, lr)
+        rows = _run_checked(runner, lr)
         if progress is not None:
             progress(1, 1)
-        return sr
+        yield Band(top=0, bottom=height, rows=rows)
+        return
     tiles = plan_tiles(height, width, runner.tile, overlap)
     padded = pad_to(lr, *runner.tile)
-    sr = np.empty((scale * height, scale * width, 3), dtype=np.uint8)
-    for done, tile in enumerate(tiles, start=1):
-        read = padded[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
-        result = _run_checked(runner, np.ascontiguousarray(read))
-        rows = slice(scale * tile.keep_top, scale * tile.keep_bottom)
-        columns = slice(scale * tile.keep_left, scale * tile.keep_right)
-        sr[rows, columns] = result[_shifted(rows, scale * tile.top), _shifted(columns, scale * tile.left)]
-        if progress is not None:
-            progress(done, len(tiles))
-    return sr
+    done = 0
+    for (top, bottom), row in groupby(tiles, key=lambda tile: (tile.keep_top, tile.keep_bottom)):
+        rows = np.empty((scale * (bottom - top), scale * width, 3), dtype=lr.dtype)
+        for tile in row:
+            read = padded[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+            result = _run_checked(runner, np.ascontiguousarray(read))
+            columns = slice(scale * tile.keep_left, scale * tile.keep_right)
+            kept = slice(scale * (top - tile.top), scale * (bottom - tile.top))
+            rows[:, columns] = result[kept, _shifted(columns, scale * tile.left)]
+            done += 1
+            if progress is not None:
+                progress(done, len(tiles))
+        yield Band(top=top, bottom=bottom, rows=rows)
 
 
 def _plan_axis(size: int, tile: int, overlap: int) -> list[tuple[int, int, int]]:
@@ -130,9 +170,14 @@ def _shifted(part: slice, by: int) -> slice:
     return slice(part.start - by, part.stop - by)
 
 
-def _run_checked(runner: Runner, lr: Image) -> Image:
-    sr = runner.run(lr)
+def _run_checked(runner: Runner, lr: Levels) -> Levels:
+    sr: Levels
+    if lr.dtype == np.uint8:
+        sr = runner.run(lr.view(np.uint8))
+    else:
+        assert isinstance(runner, DeepRunner)
+        sr = runner.run_deep(lr.view(np.uint16))
     expected = (runner.scale * lr.shape[0], runner.scale * lr.shape[1], 3)
-    if sr.shape != expected or sr.dtype != np.uint8:
-        raise RunnerError(f"expected {expected} uint8 from {runner.name}, got {sr.shape} {sr.dtype}")
+    if sr.shape != expected or sr.dtype != lr.dtype:
+        raise RunnerError(f"expected {expected} {lr.dtype} from {runner.name}, got {sr.shape} {sr.dtype}")
     return sr

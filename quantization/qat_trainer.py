@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_sr.errors import CheckpointError, ConfigError, reason_of
-from edge_sr.metrics import psnr_y
+from edge_sr.metrics import mean_psnr_db, psnr_y
 from edge_sr.runner import TorchRunner
 from edge_sr.training.snapshots import checked_step
 from quantization.clock import Clock
@@ -38,7 +38,7 @@ def measure(network: nn.Module, images: Sequence[tuple[Image, Image]]) -> float:
     """Mean luma PSNR in dB over (lr, hr) uint8 images, on the network's device; ``scale`` edge pixels are left out."""
     runner = TorchRunner(network)
     scores = [psnr_y(runner.run(lr), hr, crop_border=runner.scale) for lr, hr in images]
-    return sum(scores) / len(scores)
+    return mean_psnr_db(scores)
 
 
 class Trainer:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from edge_sr.errors import ConfigError
-from edge_sr.metrics import psnr_y
+from edge_sr.metrics import mean_psnr_db, psnr_drop_db, psnr_y
 from edge_sr.runner import check_lr, to_float, to_uint8
 from quantization.fake_quant import Grid, Mode, QuantizedConv2d
 from quantization.places import VIEWS, WEIGHTS, find_parts, find_places
@@ -158,7 +158,7 @@ def measure_sensitivity(
         model=str(getattr(network, "model_name", type(network).__name__)),
         scheme=network.scheme.name,
         images=len(images),
-        float_psnr_y_db=statistics.fmean(meter.float_psnr_y_db),
+        float_psnr_y_db=mean_psnr_db(meter.float_psnr_y_db),
         whole=whole,
         network_drop_db=meter.network_drop_db(network),
         parts=tuple(rows),
@@ -194,7 +194,7 @@ class _Meter:
             y = self.network.compute(x, active).clamp(0, 1)
             squares += float(((y - target) * _LEVELS).square().sum())
             pixels += y.numel()
-            drops.append(best - self._psnr(y, hr))
+            drops.append(psnr_drop_db(best, self._psnr(y, hr)))
         error = statistics.stdev(drops) / len(drops) ** 0.5 if len(drops) > 1 else None
         return Effect(mse_levels2=squares / pixels, drop_db=statistics.fmean(drops), drop_error_db=error)
 
@@ -203,7 +203,7 @@ class _Meter:
         quantized = copy.deepcopy(network).eval()
         quantized.set_mode(Mode.QUANTIZE)
         scores = [self._psnr(quantized(x), hr) for x, hr in zip(self.inputs, self.hr, strict=True)]
-        return statistics.fmean(self.float_psnr_y_db) - statistics.fmean(scores)
+        return statistics.fmean(map(psnr_drop_db, self.float_psnr_y_db, scores))
 
     def _psnr(self, y: Tensor, hr: Image) -> float:
         return psnr_y(to_uint8(y), hr, crop_border=self.scale)

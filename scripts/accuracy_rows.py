@@ -14,9 +14,10 @@ from apps.verification.accuracy import verify_artifacts
 from apps.verification.references import References
 from converters.artifact import Artifact
 from converters.runners import accuracy_runtimes
-from edge_sr.datasets import ImageSet, load_image_sets
+from edge_sr.datasets import ImageSet
 from edge_sr.evaluation import SetScore, evaluate_set
 from edge_sr.resize import bicubic_resize
+from edge_sr.scorable import load_scorable_sets
 
 Image = NDArray[np.uint8]
 # (target, scheme, quantized after training instead of by it)
@@ -54,7 +55,7 @@ def measure_rows(
         made = artifact(key)
         report = verify_artifacts([made.path], data=data, sets=set_names, references=references, progress=progress)
         if "bicubic" not in before:
-            sets = load_image_sets(data, set_names, made.meta.scale)
+            sets = load_scorable_sets(data, set_names, made.meta.scale)
             before = keep(
                 {
                     "sets": list(set_names),

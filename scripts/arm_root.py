@@ -16,13 +16,14 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from apps.verification.arm_root import LAYOUT, MARK, default_arm_root, find_arm_root
+from edge_sr.atomic import scratch_folder
+from edge_sr.atomic_folder import place_folder
 from edge_sr.errors import EdgeSRError, MissingToolError
 
 # XNNPACK crashes in 7.2, which is Debian 12's own.
@@ -59,15 +60,13 @@ def make(folder: Path, *, renew: bool = False) -> None:
             pass
     suite = _debian_suite(Path("/etc/os-release").read_text(encoding="utf-8") if _is_linux() else "")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        fresh = Path(scratch) / "new"
+    with scratch_folder(folder.parent) as scratch:
+        fresh = scratch / "new"
         fresh.mkdir()
-        versions = _fill(fresh, Path(scratch), suite)
+        versions = _fill(fresh, scratch, suite)
         mark = {"layout": LAYOUT, "versions": versions}
         (fresh / MARK).write_text(json.dumps(mark, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            os.replace(folder, Path(scratch) / "old")
-        os.replace(fresh, folder)
+        place_folder(fresh, folder)
     print(
         f"{find_arm_root(folder).path} is ready: {', '.join(f'{name} {version}' for name, version in versions.items())}"
     )

@@ -25,9 +25,10 @@ from apps.results import Timing, envelope, plain, write_json
 from apps.scripting import run_script
 from apps.verification.scoring import score
 from edge_sr.checkpoints import load_checkpoint, sha256_file
-from edge_sr.datasets import ImageSet, load_image_sets
+from edge_sr.datasets import ImageSet
 from edge_sr.errors import ConfigError
 from edge_sr.runner import TorchRunner
+from edge_sr.scorable import load_scorable_sets
 from edge_sr.training.config import config_from_mapping
 from scripts.measure import ALL_SETS, ROOT, Section, parameters, relative
 from scripts.measure_yardstick import SCALE, SEED, YARDSTICK, deployed
@@ -262,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with progress_bars() as progress:
         if options.step == "accuracy":
             names = ["Set5"] if options.quick else options.sets or list(ALL_SETS)
-            sets = load_image_sets(options.data, names, SCALE)
+            sets = load_scorable_sets(options.data, names, SCALE)
             rows = with_differences([score_run(run, sets, progress) for run in runs])
             found = {"sets": names, "rows": rows}
         else:

@@ -33,8 +33,9 @@ from converters.artifact import Artifact, artifact_name
 from converters.export import export_artifact
 from converters.self_test import open_checked_runner
 from edge_sr.checkpoints import bundled_checkpoint, sha256_file
-from edge_sr.datasets import ImageSet, load_image_sets
+from edge_sr.datasets import ImageSet
 from edge_sr.evaluation import SetScore, evaluate_set
+from edge_sr.scorable import load_scorable_sets
 from edge_sr.tiling import upscale_image
 from scripts.kept import kept_artifact
 from scripts.measure import ROOT, Section, parameters, relative
@@ -224,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench = Bench(
             tile=tile,
             overlap=options.overlap,
-            sets=tuple(load_image_sets(options.data, names, SCALE)),
+            sets=tuple(load_scorable_sets(options.data, names, SCALE)),
             threads=options.threads,
             folder=folder,
             progress=progress,

@@ -26,10 +26,11 @@ from apps.scripting import run_script
 from apps.training import DEFAULT_CACHE
 from apps.verification.scoring import score
 from edge_sr.checkpoints import load_checkpoint, save_checkpoint
-from edge_sr.datasets import ImageSet, load_image_sets
+from edge_sr.datasets import ImageSet
 from edge_sr.errors import ConfigError, ConversionError, UnsupportedScheme
 from edge_sr.networks.idsa import IDSANet
 from edge_sr.runner import TorchRunner
+from edge_sr.scorable import load_scorable_sets
 from edge_sr.tiling import DEFAULT_OVERLAP
 from edge_sr.training.crop_pool import CropPool
 from scripts.measure import ROOT, Section, relative
@@ -227,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with progress_bars() as progress:
         pool = packed_photos(options.train_data, SCALE, options.cache, progress)
         check_pair(runs, pool.sha256)
-        sets = [one.first(2) if quick else one for one in load_image_sets(options.data, names, SCALE)]
+        sets = [one.first(2) if quick else one for one in load_scorable_sets(options.data, names, SCALE)]
         checkpoints = {run.name: run.checkpoint for run in runs}
         frozen_after = work / "image_frozen.safetensors"
         checkpoints[IMAGE_FROZEN] = freeze_after_training(checkpoints[IMAGE], pool, frozen_after)

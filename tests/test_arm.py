@@ -12,9 +12,14 @@ from types import ModuleType
 
 import pytest
 
+from apps.verification.accuracy import VerifyReport
 from apps.verification.arm import FLOAT_LEVELS, MIXED_LEVELS, ArmCheck, check_arm, make_tiles, why_no_arm
 from apps.verification.arm_root import LAYOUT, MARK, find_arm_root
 from apps.verification.arm_view import print_arm
+from apps.verification.full import FullReport
+from apps.verification.full_view import print_full
+from apps.verification.gate import GateLimits
+from apps.verification.waterfall import WaterfallReport
 from converters.artifact import Artifact, load_artifact
 from converters.inspect_tflite import TFLiteSummary
 from edge_sr.errors import ConfigError, MissingToolError, RunnerError
@@ -220,3 +225,32 @@ def test_int8_gives_the_same_bytes_on_an_emulated_arm_cpu(artifact: Artifact) ->
     assert check.machine[0] == "aarch64"
     assert check.identical
     assert check.passed
+
+
+def test_a_full_verification_prints_the_emulated_cpus(capsys: pytest.CaptureFixture[str]) -> None:
+    check = ArmCheck(
+        artifact_name="a",
+        file="model.tflite",
+        cpu="cortex-a53",
+        machine=("aarch64", "x86_64"),
+        tiles=2,
+        identical=True,
+        max_difference=0.0,
+        max_levels=0,
+        allowed_levels=0,
+    )
+    verify = VerifyReport(rows=(), limits=GateLimits(), checks=())
+    report = FullReport(
+        verify=verify,
+        waterfall=WaterfallReport(rows=()),
+        agreement=(),
+        seams=(),
+        colour_cards=(),
+        arm=(check,),
+        problems=(),
+        seconds={},
+    )
+    print_full(report)
+    assert "emulated CPU" in capsys.readouterr().out
+    print_full(replace(report, arm=()))
+    assert "emulated CPU" not in capsys.readouterr().out

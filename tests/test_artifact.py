@@ -105,7 +105,7 @@ def test_artifact_json_states_the_sha256_of_every_file(folder: Path) -> None:
 
 def test_default_name_says_model_scale_scheme_target_and_tile() -> None:
     name = artifact_name(model="idsa_net", scale=4, scheme="w8a8", target="coreml", tile=(96, 128))
-    assert name == "idsa_net_x4_w8a8_coreml_96x128"
+    assert name == "idsa_net_x4_w8a8_coreml_128x96"
 
 
 def test_size_counts_the_main_model_only(folder: Path, source: Path) -> None:

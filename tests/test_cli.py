@@ -326,8 +326,8 @@ def test_help_does_not_wait_for_torch() -> None:
         (["--scheme", "int4"], "expected a scheme out of fp32, fp16, w8a8, w8a8_mixed, got 'int4'"),
         (["--scheme", "fp16", "--target", "tflite"], "scheme for target tflite must be one of"),
         (["--target", "onnx"], "target must be one of tflite, executorch, coreml, got 'onnx'"),
-        (["--tile", "128"], "expected a tile as HEIGHTxWIDTH, got '128'"),
-        (["--tile", "9" * 5000 + "x8"], "expected a tile as HEIGHTxWIDTH, got '999"),
+        (["--tile", "128"], "expected a tile as WIDTHxHEIGHT, got '128'"),
+        (["--tile", "9" * 5000 + "x8"], "expected a tile as WIDTHxHEIGHT, got '999"),
         (["--tile", "4x128"], "tile sides must be from 8"),
         (["--checkpoint", "nowhere.safetensors"], "expected a checkpoint file, got nowhere.safetensors"),
     ],
@@ -346,7 +346,7 @@ def test_tile_that_is_no_multiple_of_the_window_is_refused(tmp_path: Path, capsy
     save_checkpoint(checkpoint, create_network("idsa_net", 4), {})
     words = ["export", "--model", "idsa_net", "--checkpoint", checkpoint, "--scheme", "fp32", "--tile", "60x64"]
     assert _run(*words, "--out", tmp_path / "out") == 2
-    assert "multiples of 8, got 60x64" in _error(capsys)
+    assert "multiples of 8, got 60 wide, 64 high" in _error(capsys)
 
 
 def test_checkpoint_of_another_network_is_refused(

@@ -81,7 +81,7 @@ def test_lines_and_checks_are_one_pixel_wide() -> None:
 
 
 def test_a_tile_too_small_for_charts_is_refused() -> None:
-    with pytest.raises(ShapeError, match="16 or more pixels, got 8x64"):
+    with pytest.raises(ShapeError, match="16 or more pixels, got 64 wide, 8 high"):
         make_charts((8, 64), 4)
 
 

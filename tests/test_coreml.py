@@ -293,7 +293,7 @@ def test_pictures_and_metadata_are_described(inspections: dict[str, CoreMLInspec
             "model": "tiny",
             "scale": "2",
             "scheme": scheme,
-            "tile": "16x24",
+            "tile": "24x16",
             "checkpoint_sha256": CHECKPOINT,
             "weights_attribution": "trained by the tests",
         }

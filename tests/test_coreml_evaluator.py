@@ -348,7 +348,7 @@ def test_the_runner_gives_the_networks_pixels_in_this_process_and_in_a_child(
     try:
         assert (runner.name, runner.scale, runner.tile) == (f"coreml evaluator {VERSION} (fp16)", 2, TILE)
         np.testing.assert_array_equal(runner.run(lr), TorchRunner(Doubling()).run(lr))
-        with pytest.raises(ShapeError, match="expected a 8x12 tile"):
+        with pytest.raises(ShapeError, match="expected a tile of 12 wide, 8 high"):
             runner.run(lr[1:])
     finally:
         getattr(runner, "close", lambda: None)()

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_sr.datasets import ImageSet, check_lr_matches, load_image_sets
+from apps.sensitivity import centre_crops
+from edge_sr.datasets import ImageSet, load_image_sets
 from edge_sr.errors import ConfigError, DataError
 from edge_sr.images import write_image
+from edge_sr.lr_check import check_lr_matches
 from edge_sr.resize import make_lr
+from edge_sr.scorable import load_scorable_sets
 
 Image = NDArray[np.uint8]
 
@@ -97,7 +100,7 @@ def test_an_lr_image_of_another_size_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / "Set5/HR/a.png", _photo(0))
     _write(tmp_path / "Set5/LRx2/a.png", _photo(0, 9, 12))
     (image_set,) = load_image_sets(tmp_path, None, 2)
-    with pytest.raises(DataError, match=r"LR image of 9x13, got 9x12 in .*a\.png"):
+    with pytest.raises(DataError, match=r"LR image of 13 wide, 9 high, got 12 wide, 9 high in .*a\.png"):
         list(image_set)
 
 
@@ -327,6 +330,93 @@ def test_incomplete_lr_files_of_selfexsr_are_named(tmp_path: Path) -> None:
         load_image_sets(tmp_path, None, 4)
 
 
+# ---------------------------------------------------------------------------------------------------- plain folders
+def test_files_of_one_stem_are_two_images_that_can_be_told_apart(tmp_path: Path) -> None:
+    for name in ("a.png", "A.jpg", "b.png"):
+        _write(tmp_path / name, _photo(0))
+    (image_set,) = load_image_sets(tmp_path, None, 2)
+    assert [pair.name for pair in image_set] == ["A.jpg", "a.png", "b"]
+
+
+def test_images_in_folders_of_folders_are_one_set(tmp_path: Path) -> None:
+    for name in ("2024/may/a.png", "2024/june/a.png", "2023/b.png", "2024/LR_x4/c.png", ".cache/d.png"):
+        _write(tmp_path / "album/photos" / name, _photo(0))
+    (image_set,) = load_image_sets(tmp_path / "album", None, 2)
+    assert (image_set.name, image_set.layout) == ("album", "folders of images")
+    names = [pair.name for pair in image_set]
+    assert names == ["photos/2023/b", "photos/2024/june/a", "photos/2024/may/a"]
+
+
+def test_every_format_that_can_be_read_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_sr.image_folders.IMAGE_SUFFIXES", frozenset({".png", ".jfif"}))
+    _write(tmp_path / "a.jpg", _photo(0))
+    (tmp_path / "a.jpg").rename(tmp_path / "a.JFIF")
+    (tmp_path / "b.heic").write_bytes(b"a format without a reader")
+    (image_set,) = load_image_sets(tmp_path, None, 2)
+    assert [pair.name for pair in image_set] == ["a"]
+    (notice,) = image_set.notices
+    assert "1 file (1 .heic) not read" in notice
+
+
+def test_images_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    for name in ("photos/a.png", "photos/old/b.png", "photos/old/c.jpg"):
+        _write(tmp_path / name, _photo(0))
+    (image_set,) = load_image_sets(tmp_path, None, 2)
+    assert [pair.name for pair in image_set] == ["a"]
+    (notice,) = image_set.notices
+    assert "2 files (1 .png, 1 .jpg) in folders inside it not read" in notice
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
+    for name in ("a.heic", "deep/b.HEIC", "deep/c.mov", "Thumbs.db"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"got 3 files \(2 \.heic, 1 \.mov\); convert them"):
+        load_image_sets(tmp_path, None, 4)
+
+
+# -------------------------------------------------------------------------------------------------- what can be scored
+def test_images_too_small_for_border_and_window_are_left_out_and_named(tmp_path: Path) -> None:
+    # x4: 4 pixels of border on each side and a window of 11 make 19, and sides are cut to multiples of 4.
+    for name, side in (("icon", 10), ("just_not", 19), ("just", 20)):
+        _write(tmp_path / "set" / f"{name}.png", _photo(0, side, 40))
+    (image_set,) = load_scorable_sets(tmp_path / "set", None, 4)
+    assert ([pair.name for pair in image_set], image_set.left_out) == (["just"], ("icon", "just_not"))
+    (notice,) = image_set.notices
+    assert "at least 19 pixels" in notice
+    assert "icon, just_not" in notice
+
+
+def test_a_set_of_small_images_alone_is_one_line_that_names_them(tmp_path: Path) -> None:
+    for name, side in (("a", 3), ("b", 18)):
+        _write(tmp_path / "set" / f"{name}.png", _photo(0, side, 40))
+    with pytest.raises(DataError, match=r"at least 19 pixels .* got smaller ones: a, b; use larger"):
+        load_scorable_sets(tmp_path / "set", None, 4)
+
+
+def test_all_broken_files_of_a_set_are_named_at_once(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        _write(tmp_path / f"Set5/HR/{name}.png", _textured())
+        _write(tmp_path / f"Set5/LRx4/{name}.png", make_lr(_textured(), 4))
+    whole = (tmp_path / "Set5/HR/a.png").read_bytes()
+    (tmp_path / "Set5/HR/a.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "Set5/LRx4/c.png").write_text("no picture")
+    (tmp_path / "Set5/LRx4/d.png").unlink()
+    _write(tmp_path / "Set5/LRx4/d.png", _photo(0))
+    with pytest.raises(DataError, match="in Set5, got 3 that cannot be used") as raised:
+        load_scorable_sets(tmp_path, None, 4)
+    said = str(raised.value)
+    for name in ("HR/a.png", "LRx4/c.png", "LRx4/d.png"):
+        assert f"Set5/{name} (" in said
+    assert "b.png" not in said
+
+
+def test_what_measures_single_images_names_one_that_is_too_small(tmp_path: Path) -> None:
+    _write(tmp_path / "set" / "dot.png", _photo(0, 8, 40))
+    with pytest.raises(DataError, match="at least 9 pixels along each side in set, got smaller ones: dot;"):
+        centre_crops(tmp_path / "set", None, scale=4)
+
+
 # ------------------------------------------------------------------------------------------------ LR of another making
 def _textured(height: int = 64, width: int = 96) -> Image:
     down, right = np.mgrid[:height, :width]
@@ -340,7 +430,7 @@ def test_lr_files_of_matlabs_bicubic_pass_whatever_their_edges(tmp_path: Path) -
     _write(tmp_path / "Set5/HR/a.png", _textured())
     _write(tmp_path / "Set5/LRx4/a.png", lr)
     check = check_lr_matches(load_image_sets(tmp_path, None, 4)[0])
-    assert (check.images, check.max_difference_levels, check.matches, check.notice) == (1, 0, True, None)
+    assert (check.images, check.max_difference_levels, check.matches, check.notices) == (1, 0, True, ())
 
 
 def test_lr_files_of_another_filter_are_noticed(tmp_path: Path) -> None:
@@ -355,13 +445,25 @@ def test_lr_files_of_another_filter_are_noticed(tmp_path: Path) -> None:
     check = check_lr_matches(image_set)
     expected = np.abs(make_lr(_textured(), 4)[2:-2, 2:-2].astype(int) - careless[2:-2, 2:-2]).max()
     assert (check.worst, check.max_difference_levels, check.matches) == ("b", expected, False)
-    assert check.notice is not None
-    assert check.notice.startswith("Set5: its LR files differ")
-    assert check_lr_matches(image_set, images=1).matches, "only the first image was asked for"
+    (notice,) = check.notices
+    assert notice.startswith("Set5: its LR files differ")
+    assert check.foreign == (), "a careless filter still shows the same picture"
+
+
+def test_the_lr_file_of_another_picture_is_named_wherever_it_stands(tmp_path: Path) -> None:
+    names = ("a", "b", "c", "d", "e")
+    for name in names:
+        hr = np.roll(_textured(), 7 * names.index(name), axis=0)
+        _write(tmp_path / f"Set5/HR/{name}.png", hr)
+        # The fourth of five: a sample of the first few would not meet it.
+        _write(tmp_path / f"Set5/LRx4/{name}.png", make_lr(255 - hr if name == "d" else hr, 4))
+    check = check_lr_matches(load_image_sets(tmp_path, None, 4)[0])
+    assert (check.images, check.foreign, check.worst) == (5, ("d",), "d")
+    assert check.notices[0].startswith("warning: Set5: the LR file of d shows another picture")
 
 
 def test_lr_images_made_here_are_not_compared(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("broken, and never read")
     check = check_lr_matches(load_image_sets(tmp_path, None, 4)[0])
-    assert (check.images, check.origin, check.notice) == (0, "made here", None)
+    assert (check.images, check.origin, check.notices) == (0, "made here", ())
     assert check.to_json()["matches"] is True

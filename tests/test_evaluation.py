@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_sr.datasets import ImageSet, load_image_sets
 from edge_sr.errors import DataError, ShapeError
-from edge_sr.evaluation import ImageScore, SetScore, evaluate_set
+from edge_sr.evaluation import ImageScore, SetScore, evaluate_set, mean_drop
 from edge_sr.images import write_image
 from edge_sr.resize import bicubic_resize
 
@@ -74,7 +74,7 @@ def test_the_border_of_scale_pixels_is_ignored(greys: ImageSet) -> None:
         sr[:2], sr[-2:], sr[:, :2], sr[:, -2:] = 255, 255, 255, 255
         return sr
 
-    assert evaluate_set(frame, greys).psnr_y_db == math.inf
+    assert [image.psnr_y_db for image in evaluate_set(frame, greys).images] == [math.inf, math.inf]
 
 
 def test_ssim_can_be_left_out(greys: ImageSet) -> None:
@@ -96,19 +96,46 @@ def test_means_and_worst_are_over_images() -> None:
     assert score.worst.name == "b"
 
 
-def test_a_perfect_score_is_null_in_json() -> None:
+def test_a_perfect_image_counts_as_100_db_and_is_said() -> None:
     score = SetScore(set_name="s", scale=2, images=(_score(math.inf, 1.0, "a"), _score(25.0, 0.5, "b")))
     assert json.loads(json.dumps(score.to_json(), allow_nan=False)) == {
         "set": "s",
         "scale": 2,
-        "psnr_y_db": None,
+        "psnr_y_db": 62.5,
         "ssim": 0.75,
         "worst": "b",
+        "capped": ["a"],
+        "left_out": [],
         "images": [
-            {"name": "a", "psnr_y_db": None, "ssim": 1.0},
+            {"name": "a", "psnr_y_db": "inf", "ssim": 1.0},
             {"name": "b", "psnr_y_db": 25.0, "ssim": 0.5},
         ],
     }
+
+
+def test_one_perfect_image_does_not_hide_what_a_photo_loses() -> None:
+    def drop(flat_before: float, flat_after: float) -> float:
+        before, after = (
+            SetScore(set_name="s", scale=4, images=(_score(flat, None, "flat"), _score(photo, None, "photo")))
+            for flat, photo in ((flat_before, 31.0), (flat_after, 30.0))
+        )
+        return mean_drop(before, after)
+
+    # An error of one level everywhere is 48.13 dB; what is better than that is the same picture to eight bits.
+    for before, after in ((math.inf, 57.0), (81.0, math.inf), (math.inf, math.inf), (57.0, 49.0)):
+        assert drop(before, after) == pytest.approx(0.5)
+    # A flat picture that is visibly wrong still counts.
+    assert drop(math.inf, 28.13) == pytest.approx((20 + 1) / 2, abs=0.01)
+    assert math.isnan(drop(math.nan, 30.0))
+
+
+def test_an_image_too_small_to_be_scored_is_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "icon.png", np.zeros((12, 40, 3), np.uint8))
+    (image_set,) = load_image_sets(tmp_path, None, 2)
+    with pytest.raises(DataError, match=r"at least 15 pixels along each side in .*: icon;"):
+        evaluate_set(lambda lr: lr, image_set)
+    score = evaluate_set(lambda lr: lr.repeat(2, axis=0).repeat(2, axis=1), image_set, with_ssim=False)
+    assert [image.name for image in score.images] == ["icon"]
 
 
 def test_a_set_without_images_has_no_score() -> None:

@@ -193,7 +193,7 @@ def test_runners_with_different_threads_live_side_by_side(artifacts: dict[str, A
 
 
 def test_a_tile_of_another_size_is_refused_before_the_runtime_sees_it(artifacts: dict[str, Artifact]) -> None:
-    with pytest.raises(ShapeError, match="expected a 24x16 tile, got 16x24"):
+    with pytest.raises(ShapeError, match="expected a tile of 16 wide, 24 high, got 24 wide, 16 high"):
         ExecuTorchRunner(artifacts["fp32"]).run(np.zeros((16, 24, 3), dtype=np.uint8))
 
 
@@ -266,7 +266,9 @@ def test_a_network_that_cannot_be_exported_is_one_line(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x if float(x.sum()) > 0 else -x
 
-    with pytest.raises(ConversionError, match="expected ExecuTorch to lower branching x2 fp32 at 24x16, got") as caught:
+    with pytest.raises(
+        ConversionError, match="expected ExecuTorch to lower branching x2 fp32 at 16 wide, 24 high, got"
+    ) as caught:
         to_executorch.lower(job(Branching(), tmp_path, model="branching"))
     assert "\n" not in str(caught.value)
 

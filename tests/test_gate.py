@@ -21,6 +21,7 @@ from apps.verification.gate import (
     enforce,
     failure_lines,
     failures,
+    passed_line,
 )
 from apps.verification.gate_view import (
     GITHUB_ANNOTATIONS,
@@ -82,7 +83,7 @@ def test_a_failing_mean_names_artifact_set_and_both_parts_of_the_drop() -> None:
 
 
 def test_least_psnr_is_judged_on_the_artifacts_own_mean() -> None:
-    row = _row(whole=_score(40.0), artifact=_score(29.0, 30.0))
+    row = _row(whole=_score(40.0, 40.0), artifact=_score(29.0, 30.0))
     assert failures(check_rows([row], GateLimits(min_psnr_y_db=29.5))) == ()
     (line,) = failure_lines(check_rows([row], GateLimits(min_psnr_y_db=29.75)))
     assert line == "net on Set5: expected a mean PSNR of at least 29.75 dB, got 29.500 dB"
@@ -134,6 +135,21 @@ def test_the_worst_failure_comes_first_and_exits_with_three() -> None:
     with pytest.raises(GateError, match=r"^crashed on Set5: too much \(and 4 more\)$") as caught:
         enforce(checks)
     assert caught.value.exit_code == 3
+
+
+def test_a_gate_that_holds_says_what_it_held_and_what_came_nearest() -> None:
+    rows = [
+        _row("a", whole=_score(30.0, 32.0), artifact=_score(29.75, 32.0)),
+        _row("b", whole=_score(30.0), artifact=_score(30.0)),
+        _row("c", whole=_score(30.0), artifact=None),
+    ]
+    checks = check_rows(rows, GateLimits(max_drop_db=0.5, min_psnr_y_db=29.0))
+    # Margins: a 0.5 - 0.125 and 30.875 - 29; b 0.5 and 1.
+    assert passed_line(checks) == (
+        "gate passed: 6 checks held (runs, mean drop, mean PSNR), 1 skipped; "
+        "nearest to its limit: mean drop of a on Set5, 0.125 of 0.5 dB"
+    )
+    assert passed_line([_check(status="passed")]) == "gate passed: 1 check held (mean drop)"
 
 
 def test_artifacts_of_one_name_are_told_apart_by_their_folders() -> None:

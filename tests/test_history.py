@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +15,10 @@ import pytest
 from scipy import stats
 
 from apps.cli import main
-from apps.history import store
+from apps.history import database
 from apps.history.collect import append_profile, append_verify, artifact_digest
 from apps.history.compare import compare, parse_selector
-from apps.history.history_view import compare_chart, history_chart
+from apps.history.history_view import compare_chart, history_chart, print_history
 from apps.history.measurement import ACCURACY, LATENCY, Measurement
 from apps.history.ratio import FASTER, SLOWER, UNDECIDED, UNKNOWN, ratio_of_medians, verdict_of
 from apps.history.store import Filter, append, export_lines, history_path, import_lines, read
@@ -139,28 +137,6 @@ def test_one_wrong_line_imports_nothing(line: str, file: Path, tmp_path: Path) -
     assert not file.exists()
 
 
-WRITER = """
-import json, sys
-from dataclasses import replace
-from pathlib import Path
-from apps.history.measurement import Measurement
-from apps.history.store import append
-example = Measurement.from_json(json.loads(sys.argv[2]))
-for number in range(8):
-    append([replace(example, load_ms=float(number))], Path(sys.argv[1]))
-"""
-
-
-def test_several_processes_append_to_a_new_file_at_once(file: Path) -> None:
-    words = [sys.executable, "-c", WRITER, str(file)]
-    examples = [json.dumps(measured(seed=seed).to_json()) for seed in range(3)]
-    children = [subprocess.Popen([*words, example], stderr=subprocess.PIPE) for example in examples]
-    for child in children:
-        _, errors = child.communicate(timeout=120)
-        assert child.returncode == 0, errors.decode()
-    assert len(read(file)) == 24
-
-
 def test_reader_is_not_kept_waiting_by_a_writer(file: Path) -> None:
     append([measured()], file)
     writer = sqlite3.connect(file, isolation_level=None)
@@ -172,7 +148,7 @@ def test_reader_is_not_kept_waiting_by_a_writer(file: Path) -> None:
 
 def test_a_lock_that_stays_is_one_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append([measured()], file)
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
     writer = sqlite3.connect(file, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     with pytest.raises(DataError, match="another process has kept it"):
@@ -213,11 +189,11 @@ def test_another_programs_database_is_refused_and_left_as_it_is(file: Path) -> N
 def test_an_older_schema_is_migrated_and_keeps_its_rows(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append([measured()], file)
     newer = (
-        *store.MIGRATIONS,
+        *database.MIGRATIONS,
         "ALTER TABLE measurements ADD COLUMN note TEXT; CREATE INDEX by_note ON measurements (note)",
     )
     with monkeypatch.context() as patch:
-        patch.setattr(store, "MIGRATIONS", newer)
+        patch.setattr(database, "MIGRATIONS", newer)
         assert append([measured(seed=1)], file) == 1
         assert len(read(file)) == 2
         with sqlite3.connect(file) as connection:
@@ -230,9 +206,12 @@ def test_an_older_schema_is_migrated_and_keeps_its_rows(file: Path, monkeypatch:
 
 def test_a_migration_that_fails_changes_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append([measured()], file)
-    broken = (*store.MIGRATIONS, "ALTER TABLE measurements ADD COLUMN note TEXT; ALTER TABLE nowhere ADD COLUMN x TEXT")
+    broken = (
+        *database.MIGRATIONS,
+        "ALTER TABLE measurements ADD COLUMN note TEXT; ALTER TABLE nowhere ADD COLUMN x TEXT",
+    )
     with monkeypatch.context() as patch:
-        patch.setattr(store, "MIGRATIONS", broken)
+        patch.setattr(database, "MIGRATIONS", broken)
         with pytest.raises(DataError, match="nowhere"):
             read(file)
     assert len(read(file)) == 1
@@ -507,6 +486,35 @@ def test_commands_show_draw_exchange_and_fail_as_asked(
     assert json.loads((tmp_path / "c.json").read_text())["latency"][0]["verdict"] == SLOWER
     assert main([*words, "--fail-on-slower"]) == 3
     assert main(["compare", "net_w8a8", "net_fp32", "--fail-on-slower"]) == 0
+
+
+def test_noisy_and_unsettled_runs_are_marked_as_profile_marks_them(capsys: pytest.CaptureFixture[str]) -> None:
+    # 100 runs each: all alike; half at 10 and half at 12 (IQR 2 of a median of 11, 18%, and a median between the two).
+    calm = replace(measured("calm"), samples_ms=(10.0,) * 100)
+    noisy = replace(measured("noisy"), samples_ms=(10.0, 12.0) * 50)
+    print_history([calm, noisy])
+    out = capsys.readouterr().out
+    (calm_line,) = [line for line in out.splitlines() if "calm" in line]
+    (noisy_line,) = [line for line in out.splitlines() if "noisy" in line]
+    assert "10.00 ms " in calm_line
+    assert not {"!", "~"} & set(calm_line)
+    assert "11.00 ms ! 18% ~" in noisy_line
+    assert "!  IQR above 10% of the median" in out
+    print_history([calm])
+    assert "!" not in capsys.readouterr().out
+
+
+def test_a_single_moment_is_drawn_within_a_day(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+    from matplotlib.dates import num2date
+
+    limits: list[tuple[float, float]] = []
+    monkeypatch.setattr(Axes, "legend", lambda axes, **_: limits.append(axes.get_xlim()))
+    history_chart([measured("net_fp32"), measured("net_w8a8", seed=1)])
+    append([measured("net_fp32"), measured("net_w8a8", seed=1, sha256=B_HASH)], file)
+    compare_chart(compare("net_fp32", "net_w8a8", file))
+    spans = [[str(num2date(edge))[:16] for edge in ends] for ends in limits]
+    assert spans == [["2026-01-01 00:00", "2026-01-02 00:00"]] * 2
 
 
 def test_charts_are_pictures_even_of_nothing(file: Path) -> None:

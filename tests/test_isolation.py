@@ -101,7 +101,7 @@ def test_an_isolated_runner_gives_the_networks_pixels(program: bytes, tmp_path: 
     with open_runner(artifact_of(program, tmp_path), isolated=True) as runner:  # type: ignore[attr-defined]
         assert (runner.name, runner.scale, runner.tile) == ("executorch", 2, TILE)
         assert np.array_equal(runner.run(lr), TorchRunner(Doubling()).run(lr))
-        with pytest.raises(ShapeError, match="expected a 16x24 tile"):
+        with pytest.raises(ShapeError, match="expected a tile of 24 wide, 16 high"):
             runner.run(lr[1:])
         assert np.array_equal(runner.run(lr), TorchRunner(Doubling()).run(lr))
 

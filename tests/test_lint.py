@@ -26,9 +26,9 @@ from apps.lint.rules import CONFIDENCES, ERROR, FOLKLORE, SEVERITIES, SOURCES, R
 from converters.artifact import Artifact, fingerprint, load_artifact, write_artifact
 from converters.export import export_artifact
 from converters.graphs import file_canonical_sha256
-from converters.quiet import quiet_native
 from edge_sr.errors import ArtifactError, ConfigError
 from edge_sr.networks import create_network
+from edge_sr.quiet import quiet_native
 from quantization.calibration import calibrate
 from quantization.fake_quant import Mode
 from quantization.quantizer import prepare

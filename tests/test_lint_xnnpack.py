@@ -21,9 +21,9 @@ from apps.lint.reader import read_operators
 from apps.lint.xnnpack import BREAKS, TABLE, XNNPACK
 from converters.export import export_artifact
 from converters.inspect_tflite import delegation_of
-from converters.quiet import quiet_native
 from edge_sr.errors import ConversionError
 from edge_sr.networks import create_network
+from edge_sr.quiet import quiet_native
 from quantization.calibration import calibrate
 from quantization.fake_quant import Mode
 from quantization.quantizer import prepare

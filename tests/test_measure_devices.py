@@ -253,8 +253,8 @@ def test_a_tile_is_planned_with_its_own_time_overlap_and_memory(tmp_path: Path) 
     assert row["computed_share"] == pytest.approx(6 * 16 * 16 / 600)
     assert row["seconds"] == pytest.approx(0.06)
     assert row["model_bytes"] == 3_000_000
-    # The LR picture, and 16 times as many pixels for the result, three bytes each.
-    assert row["memory_bytes"] == 3_000_000 + 17 * 3 * 600
+    # Three bytes a pixel: the LR picture, and three times the 64 rows of 120 that a row of tiles gives.
+    assert row["memory_bytes"] == 3_000_000 + 3 * 600 + 3 * 3 * 64 * 120
 
 
 def test_a_tile_without_latency_is_an_error(tmp_path: Path) -> None:

@@ -309,3 +309,12 @@ def test_a_drawing_stays_in_training_and_held_out_drawings_are_mentioned(
     said: list[str] = []
     assert len(packed(photos, said, hold_out=5).held_out_images) == 5
     assert said[0].startswith("of 5 held-out photos 2 look like drawings or screenshots")
+
+
+def test_a_folder_without_photos_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"got 1 file \(1 \.heic\); put PNG"):
+        find_photos(tmp_path)
+    (tmp_path / "a.heic").unlink()
+    with pytest.raises(DataError, match="got none; put PNG"):
+        find_photos(tmp_path)

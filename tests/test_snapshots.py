@@ -169,7 +169,9 @@ def test_a_full_disk_leaves_both_snapshots_and_nothing_else(path: Path) -> None:
 
 
 def test_what_a_killed_process_left_half_written_is_removed(path: Path) -> None:
-    (path.parent / f".{path.name}.0a1b2c.tmp").write_bytes(b"half")
+    left = path.parent / ".edge-sr-0a1b2c3d4e5f"
+    left.mkdir()
+    (left / path.name).write_bytes(b"half")
     save_snapshot(path, state(1))
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 

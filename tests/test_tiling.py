@@ -164,7 +164,7 @@ def test_enough_overlap_makes_tiles_equal_the_whole_image() -> None:
 
 @pytest.mark.parametrize("overlap", [-1, 8, 100])
 def test_an_overlap_that_does_not_fit_the_tile_is_refused(overlap: int) -> None:
-    with pytest.raises(ConfigError, match=f"overlap of 0 to 7 for tile 8x16, got {overlap}"):
+    with pytest.raises(ConfigError, match=f"overlap of 0 to 7 for a tile of 16 wide, 8 high, got {overlap}"):
         plan_tiles(50, 50, (8, 16), overlap)
 
 
@@ -199,9 +199,9 @@ def test_torch_runner_pads_to_the_networks_multiple_and_crops(height: int, width
 
 
 def test_torch_runner_insists_on_its_tile() -> None:
-    with pytest.raises(ShapeError, match="expected a 8x8 tile, got 9x8"):
+    with pytest.raises(ShapeError, match="expected a tile of 8x8, got 8 wide, 9 high"):
         TorchRunner(TinyNetwork(), tile=(8, 8)).run(_noise(9, 8))
-    with pytest.raises(RunnerError, match="multiples of 8, got 8x12"):
+    with pytest.raises(RunnerError, match="multiples of 8, got 12 wide, 8 high"):
         TorchRunner(TinyNetwork(tile_multiple=8), tile=(8, 12))
     with pytest.raises(RunnerError, match="scale and tile_multiple, got Conv2d"):
         TorchRunner(nn.Conv2d(3, 3, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import apps.commands.options
 import apps.verification.accuracy
+from apps.cli import main
+from apps.history.store import read
+from apps.tables import print_verify
 from apps.verification.accuracy import verify_artifacts
 from apps.verification.gate import GateLimits
 from apps.verification.rows import VerifyRow
@@ -230,6 +235,75 @@ def test_altered_artifact_is_refused_before_anything_runs(
 def test_missing_data_folder_is_named(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
         verify_artifacts([_artifact(tmp_path, checkpoint)], data=tmp_path / "nowhere", checkpoints=[checkpoint])
+
+
+def test_a_flat_picture_beside_a_photo_neither_hides_nor_makes_a_drop(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    write_image(folder / "black.png", np.zeros((64, 64, 3), dtype=np.uint8))
+    (folder / "one.png").write_bytes((photos / "one.png").read_bytes())
+    write_image(folder / "icon.png", np.zeros((10, 10, 3), dtype=np.uint8))
+
+    class Flat:
+        """Black as it is, and any other picture 40 levels off."""
+
+        name, scale, tile = "fake", 4, FAKE_TILE
+
+        def run(self, lr: Image) -> Image:
+            sr = np.kron(lr, np.ones((4, 4, 1), dtype=np.uint8))
+            return sr if not lr.any() else np.clip(sr.astype(np.int16) - 40, 0, 255).astype(np.uint8)
+
+    _use_runner(monkeypatch, Flat())
+    limits = GateLimits(max_drop_db=1.0)
+    report = verify_artifacts([_artifact(tmp_path, checkpoint)], data=folder, checkpoints=[checkpoint], limits=limits)
+    (row,) = report.rows
+    assert row.artifact is not None
+    by_name = {image.name: image.psnr_y_db for image in row.artifact.images}
+    assert by_name["black"] == math.inf
+    assert row.artifact.psnr_y_db == pytest.approx((100 + by_name["one"]) / 2)
+    drops = [check.measured for check in report.checks if check.name == "mean drop"]
+    assert [drop is not None and math.isfinite(drop) for drop in drops] == [True]
+    saved = json.loads(json.dumps(report.to_json(), allow_nan=False))["rows"][0]
+    assert (saved["images"], saved["capped"], saved["left_out"]) == (2, ["black"], ["icon"])
+    assert saved["artifact"]["images"][0]["psnr_y_db"] == "inf"
+    print_verify(report)
+    assert "2 (1 capped, 1 left out)" in capsys.readouterr().out
+    assert any("counts as 100 dB in a mean: black" in line for line in report.notices)
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+def test_scores_go_into_the_history_and_a_passing_gate_says_so(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _use_runner(monkeypatch, DarkerRunner(checkpoint, levels=0))
+    history = tmp_path / "kept" / "history.sqlite3"
+    words = ["verify", str(_artifact(tmp_path, checkpoint)), "--data", str(photos), "--checkpoint", str(checkpoint)]
+    assert main([*words, "--history", str(history), "--no-history"]) == 0
+    assert "gate" not in capsys.readouterr().out, "nothing was asked"
+    assert not history.parent.exists()
+    assert main([*words, "--history", str(history), "--max-drop", "40"]) == 0
+    assert "gate passed: 2 checks held (runs, mean drop)" in capsys.readouterr().out
+    (kept,) = read(history)
+    assert (kept.kind, kept.set_name, kept.images) == ("accuracy", "photos", 2)
+
+
+def test_result_is_shown_and_kept_before_a_file_that_cannot_be_written(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, content: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(apps.commands.options, "write_json", full)
+    _use_runner(monkeypatch, DarkerRunner(checkpoint, levels=0))
+    words = ["verify", str(_artifact(tmp_path, checkpoint)), "--data", str(photos), "--checkpoint", str(checkpoint)]
+    history = tmp_path / "history.sqlite3"
+    assert main([*words, "--history", str(history), "--json", str(tmp_path / "x.json")]) == 2
+    said = capsys.readouterr()
+    assert "photos" in said.out
+    assert "No space left" in said.err
+    assert len(read(history)) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------- record

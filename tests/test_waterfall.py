@@ -187,7 +187,7 @@ def test_two_perfect_stages_differ_by_nothing() -> None:
     perfect = score_of(math.inf)
     row = row_of(float_whole=perfect, float_tiled=perfect, fake_quant=perfect, artifact=perfect)
     assert (row.drop_db, row.culprit) == (0.0, None)
-    assert row.to_json()["artifact_psnr_y_db"] == "inf"
+    assert row.to_json()["artifact_psnr_y_db"] == 100.0
 
 
 def test_image_that_loses_most_need_not_be_the_lowest() -> None:

@@ -8,12 +8,9 @@ from typing import Annotated
 import typer
 
 from apps.commands.making import fail_on
-from apps.commands.options import MOST_THREADS, Artifacts, Checkpoint, Json, save, working
+from apps.commands.options import MOST_THREADS, Artifacts, Checkpoint, Figure, Json, draw, save, working
 
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads of the runtime.", min=1, max=MOST_THREADS)]
-Figure = Annotated[
-    Path | None, typer.Option("--figure", help="Also draw a chart into this PNG.", show_default=False, metavar="FILE")
-]
 
 
 def layers(
@@ -32,11 +29,11 @@ def layers(
     from apps.profiling.layers import profile_layers
     from apps.profiling.layers_view import layers_chart, print_layers
 
-    with working(json_file) as progress:
+    with working(json_file, figure=figure) as progress:
         result = profile_layers(artifact, checkpoint=checkpoint, threads=threads, runs=runs, progress=progress)
-    save("layers", result, json_file)
     print_layers(result)
-    _draw(figure, layers_chart(result) if figure is not None else b"")
+    save("layers", result, json_file)
+    draw(figure, lambda: layers_chart(result))
 
 
 def roofline(
@@ -56,18 +53,10 @@ def roofline(
     from apps.profiling.roofline import measure_roofline
     from apps.profiling.roofline_view import print_roofline, roofline_chart
 
-    with working(json_file) as progress:
+    with working(json_file, figure=figure) as progress:
         report = measure_roofline(artifacts, threads=tuple(threads or (1,)), rounds=rounds, progress=progress)
-    save("roofline", report, json_file)
     print_roofline(report)
-    _draw(figure, roofline_chart(report) if figure is not None else b"")
+    save("roofline", report, json_file)
+    draw(figure, lambda: roofline_chart(report))
     if all(row.reason is not None for row in report.rows):
         fail_on(sorted({f"{row.label}: {row.reason}" for row in report.rows}))
-
-
-def _draw(path: Path | None, png: bytes | None) -> None:
-    from edge_sr.atomic import atomic_path
-
-    if path is not None and png:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(png)

@@ -49,7 +49,7 @@ def diff(
             threads=threads,
             progress=progress,
         )
-    save("diff", result, json_file)
     print_diff(result)
+    save("diff", result, json_file)
     if result.exit_code:
         raise typer.Exit(result.exit_code)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from apps.commands.options import MOST_THREADS, Json, save, working
+from apps.commands.options import MOST_THREADS, Figure, Json, draw, save, working
+from apps.destinations import check_destination, check_folder, is_stdout
 from apps.streams import complain
 from edge_sr.errors import ConfigError
-
-Content = TypeVar("Content")
 
 HistoryFile = Annotated[
     Path | None,
@@ -24,9 +23,6 @@ HistoryFile = Annotated[
     ),
 ]
 NoHistory = Annotated[bool, typer.Option("--no-history", help="Keep this measurement out of the history.")]
-Figure = Annotated[
-    Path | None, typer.Option("--figure", help="Also draw a chart into this PNG.", show_default=False, metavar="FILE")
-]
 
 
 def history(
@@ -58,16 +54,18 @@ def history(
 
     path = history_path(history_file)
     wanted = Filter(artifact=artifact, model=model, device=device, since=since, until=until)
-    with working(json_file):
+    if export is not None:
+        _check_export(export)
+    with working(json_file, figure=figure):
         if add is not None:
             new, known = import_lines(path, add)
             say(f"{add}: {new} new, {known} already there")
         report = HistoryReport(path=path, measurements=read(path, wanted))
+    print_history(report.measurements)
     save("history", report, json_file)
     if export is not None:
         say(f"{export}: {export_lines(path, export, wanted)} measurements")
-    draw(figure, history_chart, report.measurements)
-    print_history(report.measurements)
+    draw(figure, lambda: history_chart(report.measurements))
 
 
 def compare(
@@ -95,25 +93,49 @@ def compare(
     from apps.history.history_view import compare_chart, print_compare
     from apps.history.store import history_path
 
-    with working(json_file):
+    with working(json_file, figure=figure):
         report = compare_sides(
             a, b, history_path(history_file), device=device, threads=threads, tolerance_percent=tolerance
         )
-    save("compare", report, json_file)
-    draw(figure, compare_chart, report)
     print_compare(report)
+    save("compare", report, json_file)
+    draw(figure, lambda: compare_chart(report))
     if fail_on_slower and report.slower:
         complain(f"B is slower in {report.slower} of {len(report.latency)} comparisons")
         raise typer.Exit(3)
 
 
-def draw(figure: Path | None, chart: Callable[[Content], bytes], content: Content) -> None:
-    """Write a chart where ``--figure`` asked for it."""
-    from edge_sr.atomic import atomic_path
+def open_history(option: Path | None, left_out: bool) -> Path | None:
+    """The history that a measurement goes into, tried before the work; None where it is to stay out.
 
-    if figure is None:
-        return
-    if figure.suffix.lower() != ".png":
-        raise ConfigError(f"--figure must name a .png file, got {figure}")
-    with atomic_path(figure) as temporary:
-        temporary.write_bytes(chart(content))
+    Raises:
+        DataError: the file is damaged, of another program, of a newer release, or stays locked.
+        ConfigError: a new file cannot be made there.
+    """
+    if left_out:
+        return None
+    from apps.history.store import append, history_path
+
+    path = history_path(option)
+    if path.is_file():
+        append([], path)
+    elif path.parent.exists():
+        check_destination(path, "--history")
+    else:
+        check_folder(path.parent, "--history")
+    return path
+
+
+def _check_export(path: Path) -> None:
+    if is_stdout(path) or (path.exists() and not path.is_file()):
+        raise ConfigError(f"expected a file for --export, got {path}, name a file; --json - writes to stdout")
+    check_destination(path, "--export", is_own=_holds_measurements)
+
+
+def _holds_measurements(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8") as stream:
+            first = stream.readline()
+        return not first or "artifact_sha256" in json.loads(first)
+    except (OSError, ValueError, TypeError):
+        return False

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import Artifacts, Json, save, working
+from apps.commands.options import Artifacts, Json, draw, save, working
 from apps.streams import complain
 from edge_sr.errors import ConfigError
 
@@ -34,19 +34,14 @@ def lint(
     """
     from apps.lint.engine import lint_artifacts
     from apps.lint.lint_view import print_lint, strip_chart
-    from edge_sr.atomic import atomic_path
 
     if fail_on not in (None, "error", "warning"):
         raise ConfigError(f"--fail-on must be error or warning, got {fail_on!r}")
-    if figure is not None and figure.suffix.lower() != ".png":
-        raise ConfigError(f"--figure must name a .png file, got {figure}")
-    with working(json_file) as progress:
+    with working(json_file, figure=figure) as progress:
         report = lint_artifacts(artifacts, accelerators=accelerators, progress=progress)
-    save("lint", report, json_file)
-    if figure is not None:
-        with atomic_path(figure) as temporary:
-            temporary.write_bytes(strip_chart(report.forecasts))
     print_lint(report, details=not quiet)
+    save("lint", report, json_file)
+    draw(figure, lambda: strip_chart(report.forecasts))
     if fail_on is not None and report.breaches(fail_on):
         complain(f"{report.breaches(fail_on)} findings of severity {fail_on} or worse")
         raise typer.Exit(3)

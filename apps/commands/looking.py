@@ -16,8 +16,8 @@ def models(json_file: Json = None) -> None:
 
     with working(json_file):
         report = list_models()
-    save("models", report, json_file)
     print_models(report)
+    save("models", report, json_file)
 
 
 def doctor(
@@ -33,7 +33,7 @@ def doctor(
 
     with working(json_file) as progress:
         report = examine(quick=quick, progress=progress)
-    save("doctor", report, json_file)
     print_doctor(report)
+    save("doctor", report, json_file)
     if report.broken:
         raise typer.Exit(1)

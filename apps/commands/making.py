@@ -1,4 +1,4 @@
-"""``edge-sr export``, ``upscale`` and ``demo``: commands that make files."""
+"""``edge-sr export`` and ``demo``: commands that make artifacts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import MOST_THREADS, Checkpoint, Data, Json, Model, Overwrite, Scale, Sets, save, working
+from apps.commands.options import Checkpoint, Data, Json, Model, Overwrite, Scale, Sets, read_tile, save, working
 from apps.streams import complain
 
 
@@ -25,7 +25,7 @@ def export(
         list[str] | None,
         typer.Option("--target", help="tflite, executorch or coreml; may be given again. Default: all."),
     ] = None,
-    tile: Annotated[str, typer.Option("--tile", help="LR input as HEIGHTxWIDTH.")] = "128x128",
+    tile: Annotated[str, typer.Option("--tile", help="LR input as WIDTHxHEIGHT.")] = "128x128",
     checkpoint: Checkpoint = None,
     calibration: Annotated[
         Path | None,
@@ -45,11 +45,11 @@ def export(
     json_file: Json = None,
 ) -> None:
     """Make artifacts: one folder per scheme and target, with the model file and artifact.json."""
-    from apps.exporting import export_artifacts, parse_tile
+    from apps.exporting import export_artifacts
     from apps.tables import print_export
 
-    size = parse_tile(tile)
-    with working(json_file) as progress:
+    size = read_tile(tile)
+    with working(json_file, folder=out) as progress:
         report = export_artifacts(
             model=model,
             scale=scale,
@@ -63,63 +63,16 @@ def export(
             overwrite=overwrite,
             progress=progress,
         )
-    save("export", report, json_file)
     print_export(report)
+    save("export", report, json_file)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.failures])
-
-
-def upscale(
-    photo: Annotated[Path, typer.Argument(help="Image file of any size.", show_default=False)],
-    output: Annotated[Path, typer.Option("-o", "--output", help=".png, .jpg or .webp.", show_default=False)],
-    artifact: Annotated[
-        Path | None,
-        typer.Option("--artifact", help="Artifact folder. Default: the float network in PyTorch.", show_default=False),
-    ] = None,
-    model: Model = "idsa_net_mobile",
-    scale: Scale = 4,
-    checkpoint: Checkpoint = None,
-    overlap: Annotated[
-        int | None, typer.Option("--overlap", help="LR pixels shared by neighbouring tiles. Default: the artifact's.")
-    ] = None,
-    threads: Annotated[
-        int, typer.Option("--threads", help="CPU threads of the artifact's runtime.", min=1, max=MOST_THREADS)
-    ] = 1,
-    overwrite: Overwrite = False,
-    json_file: Json = None,
-) -> None:
-    """Upscale a photo of any size, through fixed tiles with overlap.
-
-    --model, --scale and --checkpoint choose the float network; an artifact brings its own.
-    """
-    from apps.terminal import say
-    from apps.upscale import upscale_photo
-
-    with working(json_file) as progress:
-        result = upscale_photo(
-            photo,
-            output,
-            artifact=artifact,
-            model=model,
-            scale=scale,
-            checkpoint=checkpoint,
-            overlap=overlap,
-            threads=threads,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    save("upscale", result, json_file)
-    low, high = result.lr_size, result.sr_size
-    say(
-        f"{result.output}: {low[1]}x{low[0]} -> {high[1]}x{high[0]} pixels with {result.runner}, "
-        f"{result.tiles} tile{'s' if result.tiles > 1 else ''}, {result.seconds:.1f} s"
-    )
 
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for artifacts and report.")] = Path("out/demo"),
     model: Model = "idsa_net_mobile",
     scale: Scale = 4,
-    tile: Annotated[str, typer.Option("--tile", help="LR input as HEIGHTxWIDTH.")] = "128x128",
+    tile: Annotated[str, typer.Option("--tile", help="LR input as WIDTHxHEIGHT.")] = "128x128",
     checkpoint: Checkpoint = None,
     target: Annotated[
         list[str] | None,
@@ -135,12 +88,11 @@ def demo(
     Everything goes into --out: artifacts/, report.html and report.json.
     """
     from apps.demo import run_demo
-    from apps.exporting import parse_tile
     from apps.tables import print_summary
     from apps.terminal import say
 
-    size, threads = parse_tile(tile), (1, 2)
-    with working(json_file) as progress:
+    size, threads = read_tile(tile), (1, 2)
+    with working(json_file, folder=out) as progress:
         report = run_demo(
             out,
             model=model,
@@ -155,9 +107,9 @@ def demo(
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             progress=progress,
         )
-    save("demo", report, json_file)
     print_summary(report.summary, threads)
     say(f"report: {report.html} and {report.json}, {report.seconds:.0f} s in all")
+    save("demo", report, json_file)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.export.failures])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apps.commands.history import HistoryFile, NoHistory
+from apps.commands.history import HistoryFile, NoHistory, open_history
 from apps.commands.making import fail_on
 from apps.commands.options import MOST_THREADS, Artifacts, Json, save, working
 
@@ -164,9 +164,9 @@ def _host(
 
     with working(json_file) as progress:
         report = profile_artifacts(artifacts, threads=threads, runs=runs, max_seconds=max_seconds, progress=progress)
-    save("profile", report, json_file)
-    keep(report)
     print_profile(report)
+    keep(report)
+    save("profile", report, json_file)
     cores = describe_machine().logical_cores
     if max(threads) > cores:
         say(f"only {cores} logical core{'s' if cores > 1 else ''} may be used here: more threads than that share them")
@@ -194,9 +194,9 @@ def _adb(
             executor_runner=executor_runner,
             progress=progress,
         )
-    save("profile-adb", report, json_file)
-    keep(report)
     print_adb(report)
+    keep(report)
+    save("profile-adb", report, json_file)
     if report.interrupted:
         raise typer.Exit(INTERRUPTED)
     wrong = [row for row in report.rows if row.numerics.agrees is False]
@@ -229,9 +229,9 @@ def _apple(
             device_name=device_name,
             progress=progress,
         )
-    save("profile-apple", report, json_file)
-    keep(report)
     print_apple(report)
+    keep(report)
+    save("profile-apple", report, json_file)
     fail_on(sorted({f"{row.artifact_path.name}: {row.reason}" for row in report.rows if row.failed}))
 
 
@@ -246,9 +246,9 @@ def _browser(
 
     with working(json_file) as progress:
         report = profile_in_browser(artifacts, options=options, progress=progress)
-    save("profile-browser", report, json_file)
-    keep(report)
     print_browser(report)
+    keep(report)
+    save("profile-browser", report, json_file)
     if report.ended == "interrupted":
         raise typer.Exit(INTERRUPTED)
     fail_on(sorted({f"{row.label}, {row.configuration.label}: {row.reason}" for row in report.rows if row.failed}))
@@ -256,16 +256,14 @@ def _browser(
         fail_on([f"expected a browser to measure everything, got {report.ended}; open the page again"])
 
 
-def _keeper(path: Path | None, left_out: bool) -> Callable[[ProfiledReport], None]:
-    """What puts a report into the history; checked before anything is measured."""
-    if left_out:
-        return lambda report: None
-    from apps.history.collect import append_profile
-    from apps.history.store import history_path
-
-    file = history_path(path)
+def _keeper(option: Path | None, left_out: bool) -> Callable[[ProfiledReport], None]:
+    """What puts a report into the history; tried before anything is measured."""
+    path = open_history(option, left_out)
 
     def keep(report: ProfiledReport) -> None:
-        append_profile(report, file)
+        if path is not None:
+            from apps.history.collect import append_profile
+
+            append_profile(report, path)
 
     return keep

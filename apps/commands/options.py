@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from apps.destinations import (
+    check_destination,
+    check_folder,
+    claim_stdout,
+    is_stdout,
+    write_bytes,
+    write_claimed,
+)
 from apps.progress import Progress, progress_bars
-from apps.results import Result, check_json_target, envelope, write_json
+from apps.results import Result, check_json_target, envelope, json_text, write_json
+from edge_sr.errors import ConfigError
+from edge_sr.sizes import format_size, parse_size
 
 # More than any phone or desktop has; a runtime would start as many as it is told to.
 MOST_THREADS = 256
@@ -22,9 +32,14 @@ Checkpoint = Annotated[
 ]
 Json = Annotated[
     Path | None,
-    typer.Option("--json", help="Also write the whole result to this file.", show_default=False, metavar="FILE"),
+    typer.Option(
+        "--json", help="Also write the whole result to this file; - is stdout.", show_default=False, metavar="FILE"
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+Figure = Annotated[
+    Path | None, typer.Option("--figure", help="Also draw a chart into this PNG.", show_default=False, metavar="FILE")
+]
 Artifacts = Annotated[list[Path], typer.Argument(help="Artifact folders, as export wrote them.", show_default=False)]
 Data = Annotated[
     Path | None,
@@ -44,15 +59,64 @@ def examples(*lines: str) -> str:
     return "Examples:\n\n" + "\n\n".join(lines)
 
 
+def read_tile(text: str) -> tuple[int, int]:
+    """A tile as typed, WIDTHxHEIGHT, as (height, width); one that is not square is said again in words.
+
+    Raises:
+        ConfigError: it is no such size.
+    """
+    size = parse_size(text, "tile", "128x128")
+    if size[0] != size[1]:
+        typer.echo(f"tile: {format_size(size)}", err=True)
+    return size
+
+
 @contextmanager
-def working(json_file: Path | None) -> Iterator[Progress]:
-    """Check the ``--json`` path before any work, then draw progress while the work is done."""
+def working(json_file: Path | None, *, figure: Path | None = None, folder: Path | None = None) -> Iterator[Progress]:
+    """Try every file that the command will write before any work, then draw progress while the work is done.
+
+    Where ``--json`` is standard output, what the command prints goes to standard error from here on.
+
+    Args:
+        json_file, figure: files of ``--json`` and ``--figure``.
+        folder: of ``--out``; made later.
+    Raises:
+        ConfigError: one of them cannot be written.
+    """
     check_json_target(json_file)
+    if figure is not None:
+        _check_figure(figure)
+    if folder is not None:
+        check_folder(folder, "--out")
+    if json_file is not None and is_stdout(json_file):
+        claim_stdout()
     with progress_bars() as progress:
         yield progress
 
 
 def save(kind: str, result: Result, json_file: Path | None) -> None:
     """Write the result where ``--json`` asked for it."""
-    if json_file is not None:
-        write_json(json_file, envelope(kind, result))
+    if json_file is None:
+        return
+    content = envelope(kind, result)
+    if is_stdout(json_file):
+        write_claimed(json_text(content))
+    else:
+        write_json(json_file, content)
+
+
+def draw(figure: Path | None, chart: Callable[[], bytes | None]) -> None:
+    """Write the PNG that ``chart`` makes where ``--figure`` asked for it; nothing where there is nothing to draw."""
+    if figure is not None and (png := chart()):
+        write_bytes(figure, png)
+
+
+def _check_figure(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"--figure must name a .png file, got {path}")
+    check_destination(path, "--figure", is_own=_is_png)
+
+
+def _is_png(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(8) == b"\x89PNG\r\n\x1a\n"

@@ -31,16 +31,17 @@ def plan(
 
     Export the tiles to choose from first: edge-sr export --tile 64x64 ..., --tile 128x128 ..., --tile 256x256 ....
     """
-    from apps.planning.planner import costs_of, parse_memory, parse_size, plan_picture
+    from apps.planning.planner import costs_of, parse_memory, plan_picture
     from apps.planning.planner_view import print_plan
     from apps.profiling.host import profile_artifacts
+    from edge_sr.sizes import parse_size
 
-    height, width = parse_size(image)
+    height, width = parse_size(image, "picture", "4000x3000")
     limit = None if ram is None else parse_memory(ram)
     with working(json_file) as progress:
         report = profile_artifacts(
             artifacts, threads=threads or (1,), runs=10, max_seconds=max_seconds, progress=progress
         )
     result = plan_picture(height, width, costs_of(report), ram_bytes=limit, overlap=overlap)
-    save("plan", result, json_file)
     print_plan(result)
+    save("plan", result, json_file)

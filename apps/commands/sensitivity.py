@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import MOST_THREADS, Checkpoint, Data, Json, Model, Scale, Sets, save, working
+from apps.commands.options import (
+    MOST_THREADS,
+    Checkpoint,
+    Data,
+    Json,
+    Model,
+    Scale,
+    Sets,
+    read_tile,
+    save,
+    working,
+)
 
 
 def sensitivity(
@@ -34,7 +45,7 @@ def sensitivity(
     latency: Annotated[
         bool, typer.Option("--latency", help="Also time each part in float and int8 (TFLite); wants a quiet machine.")
     ] = False,
-    tile: Annotated[str, typer.Option("--tile", help="--latency: LR height x width.")] = "128x128",
+    tile: Annotated[str, typer.Option("--tile", help="--latency: LR input as WIDTHxHEIGHT.")] = "128x128",
     threads: Annotated[int, typer.Option("--threads", help="--latency: CPU threads.", min=1, max=MOST_THREADS)] = 1,
     out: Annotated[
         Path | None,
@@ -48,12 +59,11 @@ def sensitivity(
     training, as export does. Parts are ranked by the error they bring into the float network's picture: PSNR against
     photos is given beside it, and is far noisier.
     """
-    from apps.exporting import parse_tile
     from apps.sensitivity import analyse_sensitivity, centre_crops
     from apps.sensitivity_view import print_sensitivity, write_report
     from apps.terminal import say
 
-    with working(json_file) as progress:
+    with working(json_file, folder=out) as progress:
         report = analyse_sensitivity(
             centre_crops(data, sets or None, scale=scale, side=side, most=images),
             data="the sample photos" if data is None else data.name,
@@ -64,12 +74,12 @@ def sensitivity(
             calibration=calibration,
             search=search,
             variants=variants,
-            latency_tile=parse_tile(tile) if latency else None,
+            latency_tile=read_tile(tile) if latency else None,
             threads=threads,
             progress=progress,
         )
-    save("sensitivity", report, json_file)
     print_sensitivity(report)
+    save("sensitivity", report, json_file)
     if out is not None:
         page = write_report(out, report, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
         say(f"page: {page}")

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from apps.commands.options import Json, Model, Overwrite, Scale, save, working
+from apps.destinations import check_folder
 from edge_sr.errors import EdgeSRError
 
 _CACHE = Path(".cache/pools")
@@ -88,7 +89,7 @@ def train(
     from apps.training import train_float
     from edge_sr.training.distributed import is_first_process
 
-    with resumable(out), working(json_file) as progress:
+    with resumable(out), working(json_file, folder=out) as progress:
         report = train_float(
             out,
             model=model,
@@ -106,12 +107,12 @@ def train(
         )
     if not is_first_process():
         return  # under torchrun one process speaks for all
-    save("train", report, json_file)
     unfinished = "" if report.finished else ", unfinished: the same command without a limit goes on"
     say(
         f"{report.model} x{report.scale}: {report.steps} steps in {report.seconds:.0f} s, {report.psnr_y_db:.3f} dB "
         f"on held-out photos (bicubic {report.bicubic_psnr_y_db:.3f} dB); {report.checkpoint}{unfinished}"
     )
+    save("train", report, json_file)
 
 
 def qat(
@@ -164,6 +165,7 @@ def qat(
         ema_decay=ema_decay,
         bf16=bf16,
     )
+    check_folder(out.parent, "--out")
     with resumable(out.with_name(out.name + ".snapshot")), working(json_file) as progress:
         report = train_quantized(
             out,
@@ -182,9 +184,9 @@ def qat(
         )
     if not is_first_process():
         return
-    save("qat", report, json_file)
     say(
         f"{report.model} x{report.scale} {report.scheme}: float {report.float_psnr_y_db:.3f} dB, after calibration "
         f"{report.start_psnr_y_db:.3f} dB, after {report.best_step} of {report.steps} steps {report.psnr_y_db:.3f} dB "
         f"on held-out photos; {report.checkpoint}"
     )
+    save("qat", report, json_file)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apps.commands.history import HistoryFile, NoHistory, open_history
 from apps.commands.making import fail_on
 from apps.commands.options import MOST_THREADS, Artifacts, Data, Json, Sets, save, working
 
 if TYPE_CHECKING:
+    from apps.verification.accuracy import VerifyReport
     from apps.verification.gate import GateCheck, GateLimits
 
 
@@ -86,29 +88,36 @@ def verify(
         Annotations | None,
         typer.Option("--annotations", help="Print workflow annotations, write the step summary.", show_default=False),
     ] = None,
+    history_file: HistoryFile = None,
+    no_history: NoHistory = False,
     json_file: Json = None,
 ) -> None:
-    """Score the artifacts themselves, and say where what they lose is lost.
+    """Score the artifacts themselves, and say where what they lose is lost; every score goes into the history.
 
     Core ML packages are executed by an evaluator of our own, on any system, and on macOS by Core ML as well.
     """
-    from apps.verification.gate import GateLimits, enforce
+    from apps.terminal import say
+    from apps.verification.gate import GateLimits, enforce, passed_line
     from apps.verification.gate_view import check_junit_target
 
     limits = GateLimits(max_drop_db=max_drop, max_image_drop_db=max_image_drop, min_psnr_y_db=min_psnr)
     if junit is not None:
         check_junit_target(junit)
+    kept = open_history(history_file, no_history)
     if full:
         checks = _verify_fully(
-            artifacts, data, sets or None, limits, checkpoint or (), calibration, threads, jobs, record, out, json_file
+            *(artifacts, data, sets or None, limits, checkpoint or (), calibration, threads, jobs, record),
+            *(out, kept, json_file),
         )
         _tell(checks, junit, annotations)
         enforce(checks)
+        say(passed_line(checks))
         return
-    checks, failed = _verify(artifacts, data, sets or None, limits, checkpoint or (), threads, record, json_file)
+    checks, failed = _verify(artifacts, data, sets or None, limits, checkpoint or (), threads, record, kept, json_file)
     _tell(checks, junit, annotations)
     if limits.ask:
         enforce(checks)
+        say(passed_line(checks))
     fail_on(failed)
 
 
@@ -120,6 +129,7 @@ def _verify(
     checkpoints: Sequence[Path],
     threads: int,
     record: bool,
+    kept: Path | None,
     json_file: Path | None,
 ) -> tuple[Sequence[GateCheck], list[str]]:
     from apps.tables import print_verify
@@ -137,13 +147,14 @@ def _verify(
             record=record,
             progress=progress,
         )
-    save("verify", report, json_file)
     if limits.ask:
         for line in report.gate_failures:
             say(f"gate: {line}")
     print_verify(report)
     for line in report.notices:
         say(f"note: {line}")
+    _keep(report, kept)
+    save("verify", report, json_file)
     return report.checks, sorted({f"{row.label}: {row.reason}" for row in report.rows if row.failed})
 
 
@@ -158,6 +169,7 @@ def _verify_fully(
     jobs: int,
     record: bool,
     out: Path,
+    kept: Path | None,
     json_file: Path | None,
 ) -> Sequence[GateCheck]:
     from apps.terminal import say
@@ -178,11 +190,19 @@ def _verify_fully(
             record=record,
             progress=progress,
         )
+    print_full(report)
+    _keep(report.verify, kept)
     save("verify-full", report, json_file)
     page = write_full(out, report, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
-    print_full(report)
     say(f"report: {page} and {page.with_suffix('.json')}, {sum(report.seconds.values()):.0f} s in all")
     return report.checks
+
+
+def _keep(report: VerifyReport, kept: Path | None) -> None:
+    if kept is not None:
+        from apps.history.collect import append_verify
+
+        append_verify(report, kept)
 
 
 def _tell(checks: Sequence[GateCheck], junit: Path | None, annotations: Annotations | None) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from apps.history.compare import CompareReport, LatencyComparison, Side
 from apps.history.measurement import LATENCY, Measurement
 from apps.history.ratio import FASTER, SLOWER
 from apps.profiling.certainty import median_interval
+from apps.profiling.sampled import NOISY_IQR_PERCENT, SampleStatistics
 from apps.terminal import add_row, new_table, say, show, styled
 
 if TYPE_CHECKING:
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
 _SIDE_COLOURS = {"A": SCHEME_COLOURS["fp32"], "B": SCHEME_COLOURS["w8a8"]}
 _MARKERS = "osD^v<>P*X"
 _STYLES = {SLOWER: "bold red", FASTER: "green"}
+# On each side of a single moment: left to itself, matplotlib draws four years around it.
+_AROUND_ONE_MOMENT = timedelta(hours=12)
+
+
+@dataclass(frozen=True)
+class _Runs(SampleStatistics):
+    samples_ms: tuple[float, ...]
 
 
 def print_history(measurements: Sequence[Measurement]) -> None:
@@ -42,6 +51,11 @@ def print_history(measurements: Sequence[Measurement]) -> None:
         )
     show(table)
     say(f"{len(measurements)} measurement{'s' if len(measurements) != 1 else ''}")
+    marks = "".join(_marks(measurement) for measurement in measurements)
+    if "!" in marks:
+        say(f"!  IQR above {NOISY_IQR_PERCENT:g}% of the median: something else used the processor")
+    if "~" in marks:
+        say("~  the median is known to no better than 3%")
 
 
 def print_compare(report: CompareReport) -> None:
@@ -73,7 +87,7 @@ def history_chart(measurements: Sequence[Measurement]) -> bytes:
     figure, axes = _axes(width=8.2, height=3.6)
     for number, (name, members) in enumerate(sorted(series.items())):
         _draw(axes, members, label=name, colour=f"C{number % 10}", marker=_MARKERS[number % len(_MARKERS)])
-    _finish(figure, axes, legend=bool(series))
+    _finish(figure, axes, [m for members in series.values() for m in members])
     return figure_png(figure)
 
 
@@ -93,7 +107,7 @@ def compare_chart(report: CompareReport) -> bytes:
             by_setting.setdefault(_series_name(measurement), []).append(measurement)
         for number, (name, group) in enumerate(sorted(by_setting.items())):
             _draw(above, group, label=f"{label}: {name}", colour=colour, marker=_MARKERS[number % len(_MARKERS)])
-    _finish(figure, above, legend=bool(rows))
+    _finish(figure, above, [m for _, m in report.measurements if m.kind == LATENCY])
     _draw_ratios(below, report)
     return figure_png(figure)
 
@@ -155,7 +169,15 @@ def _figures(measurement: Measurement) -> tuple[str, str]:
         return f"{measurement.psnr_y_db:.3f} dB", f"{measurement.set_name}"
     interval = median_interval(measurement.samples_ms) if measurement.samples_ms else None
     spelled = "–" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f} ms"
-    return f"{_median(measurement):.2f} ms", spelled
+    return f"{_median(measurement):.2f} ms{_marks(measurement)}", spelled
+
+
+def _marks(measurement: Measurement) -> str:
+    """What profile said of the same runs: "!" and the IQR of noisy ones, "~" of a median that is not settled."""
+    if not measurement.samples_ms:
+        return ""
+    runs = _Runs(measurement.samples_ms)
+    return (f" ! {runs.iqr_percent:.0f}%" if runs.noisy else "") + ("" if runs.settled else " ~")
 
 
 def _median(measurement: Measurement) -> float:
@@ -193,12 +215,16 @@ def _style(axes: Any) -> None:
     axes.tick_params(colors=INK, labelsize=8, length=0)
 
 
-def _finish(figure: Figure, axes: Any, *, legend: bool) -> None:
+def _finish(figure: Figure, axes: Any, drawn: Sequence[Measurement]) -> None:
+    moments = {datetime.fromisoformat(measurement.created) for measurement in drawn}
+    if len(moments) == 1:
+        (moment,) = moments
+        axes.set_xlim(moment - _AROUND_ONE_MOMENT, moment + _AROUND_ONE_MOMENT)
     axes.set_ylabel("median of one tile, ms", color=MUTED, size=8.5)
     axes.grid(axis="y", color=GRID)
     axes.set_ylim(bottom=0)
     for label in axes.get_xticklabels():
         label.set_rotation(20)
         label.set_ha("right")
-    if legend:
+    if drawn:
         axes.legend(frameon=False, fontsize=7, loc="lower left")

@@ -1,7 +1,6 @@
-"""The history's file: SQLite, safe for several writers, with a versioned schema.
+"""The history: measurements are appended and read, and never deleted or rewritten.
 
-Nothing is ever deleted or rewritten here. A file that is damaged, of another program or of a newer release is refused
-with the cure and left as it is.
+:mod:`apps.history.database` opens the file. Each row has the fingerprint of its content, and every reading compares.
 """
 
 from __future__ import annotations
@@ -9,40 +8,21 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
-from apps.history.measurement import Measurement
+from apps.history.database import in_history
+from apps.history.measurement import Measurement, fingerprint_of, parsed_json
 from edge_sr.atomic import atomic_path
 from edge_sr.errors import DataError
 
 ENVIRONMENT_VARIABLE = "EDGE_SR_HISTORY"
-# "EdSR" in SQLite's header: no other program's file is taken for a history.
-APPLICATION_ID = 0x45645352
-_BUSY_SECONDS = 30.0
-
-# Schema n is reached by running entry n - 1; entries are only ever added.
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE measurements (
-        id INTEGER PRIMARY KEY,
-        fingerprint TEXT NOT NULL UNIQUE,
-        kind TEXT NOT NULL,
-        created TEXT NOT NULL,
-        artifact_name TEXT NOT NULL,
-        artifact_sha256 TEXT NOT NULL,
-        model TEXT NOT NULL,
-        target TEXT NOT NULL,
-        device_kind TEXT NOT NULL,
-        device TEXT NOT NULL,
-        content TEXT NOT NULL
-    );
-    CREATE INDEX by_artifact ON measurements (artifact_sha256, created);
-    CREATE INDEX by_time ON measurements (created);
-    """,
+_COLUMNS = (
+    *("fingerprint", "kind", "created", "artifact_name", "artifact_sha256", "model"),
+    *("target", "device_kind", "device", "content"),
 )
 
 
@@ -93,36 +73,43 @@ def append(measurements: Iterable[Measurement], path: Path) -> int:
     """
     rows = [_row(measurement) for measurement in measurements]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _opened(path) as connection, connection:
-        connection.execute("BEGIN IMMEDIATE")
-        before = connection.total_changes
-        connection.executemany(
-            "INSERT OR IGNORE INTO measurements (fingerprint, kind, created, artifact_name, artifact_sha256, model, "
-            "target, device_kind, device, content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            rows,
-        )
-        return connection.total_changes - before
+
+    def insert(connection: sqlite3.Connection) -> int:
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            before = connection.total_changes
+            connection.executemany(
+                f"INSERT OR IGNORE INTO measurements ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})",
+                rows,
+            )
+            return connection.total_changes - before
+
+    return in_history(path, insert)
 
 
 def read(path: Path, wanted: Filter | None = None) -> tuple[Measurement, ...]:
-    """Measurements that fit, oldest first.
+    """Measurements that fit, oldest first. Every row is compared with its fingerprint, also those that do not fit.
 
     Raises:
-        DataError: there is no history, or it cannot be read.
+        DataError: there is no history, it cannot be read, or a row is not what was appended.
     """
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size == 0:
+        what = "an empty file" if path.exists() else "none"
         raise DataError(
-            f"expected a history at {path}, got none: profile or verify an artifact first, or name another "
+            f"expected a history at {path}, got {what}: profile or verify an artifact first, or name another "
             f"file with --history or {ENVIRONMENT_VARIABLE}"
         )
     clauses, values = _where(wanted or Filter())
-    with _opened(path) as connection:
-        found = connection.execute(
-            f"SELECT content FROM measurements WHERE {' AND '.join(clauses) or '1'} ORDER BY created, id", values
+
+    def select(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+        return connection.execute(
+            f"SELECT {' AND '.join(clauses) or '1'}, id, {', '.join(_COLUMNS)} FROM measurements ORDER BY created, id",
+            values,
         ).fetchall()
-    kept = [Measurement.from_json(json.loads(content)) for (content,) in found]
+
+    found = [(fits, _checked(path, row, columns)) for fits, row, *columns in in_history(path, select)]
     threads = None if wanted is None else wanted.threads
-    return tuple(measurement for measurement in kept if threads is None or measurement.threads == threads)
+    return tuple(kept for fits, kept in found if fits and (threads is None or kept.threads == threads))
 
 
 def export_lines(path: Path, target: Path, wanted: Filter | None = None) -> int:
@@ -143,96 +130,46 @@ def import_lines(path: Path, source: Path) -> tuple[int, int]:
         DataError: names the first line that is no measurement.
     """
     measurements = []
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(source.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            measurements.append(Measurement.from_json(json.loads(line)))
-        except ValueError:
-            raise DataError(
-                f"{source}, line {number}: expected JSON, got something else; nothing was imported"
-            ) from None
+            measurements.append(Measurement.from_json(parsed_json(line.decode())))
+        except UnicodeDecodeError:
+            raise DataError(f"{source}, line {number}: expected UTF-8, got other bytes; nothing was imported") from None
         except DataError as error:
             raise DataError(f"{source}, line {number}: {error}; nothing was imported") from None
     new = append(measurements, path)
     return new, len(measurements) - new
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = None
+def _checked(path: Path, row: int, columns: list[Any]) -> Measurement:
+    """The measurement of a row, all of whose columns say what was appended."""
+    fingerprint, *named, content = columns
     try:
-        # Transactions are begun by hand: a write begins as a writer, so that two never wait for each other.
-        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-        _prepare(connection, path)
-        yield connection
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "busy" in str(error):
-            cure = f"another process has kept it for {_BUSY_SECONDS:.0f} s: wait for it, or name another file"
-        else:
-            cure = "check the path, its permissions and the space on the disk, or name another file with --history"
-        raise DataError(f"expected to use the history {path}, got {error}: {cure}") from None
-    except sqlite3.DatabaseError as error:
-        raise DataError(_damaged(path, str(error))) from None
-    finally:
-        if connection is not None:
-            connection.close()
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Check whose file this is, and bring its schema up to date."""
-    version, owner = _header(connection)
-    if owner not in (0, APPLICATION_ID) or (owner == 0 and _tables(connection)):
+        data = parsed_json(str(content))
+        if fingerprint_of(data) != fingerprint:
+            raise DataError("its fingerprint does not fit its content")
+        measurement = Measurement.from_json(data)
+        if tuple(named) != _named(measurement):
+            raise DataError("a column does not fit its content")
+    except DataError as error:
         raise DataError(
-            f"expected a history of edge-sr at {path}, got another program's database: name another file with --history"
-        )
-    if version > len(MIGRATIONS):
-        raise DataError(
-            f"expected a history of schema {len(MIGRATIONS)} or older at {path}, got {version}: "
-            "update edge-sr, or name another file with --history"
-        )
-    if version == len(MIGRATIONS):
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise DataError(_damaged(path, verdict))
-        return
-    # Readers go on while one writes. The switch is kept in the file.
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        version, _ = _header(connection)  # another process may have been quicker
-        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-            for statement in filter(str.strip, script.split(";")):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {number}")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-
-
-def _header(connection: sqlite3.Connection) -> tuple[int, int]:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    owner = connection.execute("PRAGMA application_id").fetchone()[0]
-    return int(version), int(owner)
-
-
-def _tables(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
-
-
-def _damaged(path: Path, what: str) -> str:
-    what = " ".join(what.split())  # SQLite's own words span lines
-    return (
-        f"expected a history at {path}, got a damaged file ({what}); it was left as it is: rescue it with "
-        f"`sqlite3 {path.name} .recover`, or name another file with --history"
-    )
+            f"expected row {row} of the history {path} as it was appended, got {error}: put back a copy of the file, "
+            f"update edge-sr where a newer one wrote it, or give the row up: "
+            f'sqlite3 {path.name} "DELETE FROM measurements WHERE id = {row}"'
+        ) from None
+    return measurement
 
 
 def _row(measurement: Measurement) -> tuple[str, ...]:
+    content = json.dumps(measurement.to_json(), sort_keys=True)
+    return (measurement.fingerprint, *_named(measurement), content)
+
+
+def _named(measurement: Measurement) -> tuple[str, ...]:
+    """What is looked for: the columns between the fingerprint and the content."""
     return (
-        measurement.fingerprint,
         measurement.kind,
         measurement.created,
         measurement.artifact_name,
@@ -241,7 +178,6 @@ def _row(measurement: Measurement) -> tuple[str, ...]:
         measurement.target,
         measurement.device_kind,
         measurement.device,
-        json.dumps(measurement.to_json(), sort_keys=True),
     )
 
 
@@ -250,6 +186,8 @@ def _where(wanted: Filter) -> tuple[list[str], list[str]]:
     values: list[str] = []
 
     def need(clause: str, *bound: str) -> None:
+        if any(value.encode(errors="replace").decode() != value for value in bound):
+            raise DataError(f"expected text to look for in the history, got {bound[0]!r}, which is no UTF-8")
         clauses.append(clause)
         values.extend(bound)
 
@@ -278,9 +216,17 @@ def moment(text: str, *, end: bool) -> str:
     """
     try:
         parsed = datetime.fromisoformat(text)
-    except ValueError:
+        if end and _is_day(text):
+            parsed = parsed.replace(hour=23, minute=59, second=59)
+        parsed = parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter: no year that there is, in UTC
         raise DataError(f"expected a day such as 2026-01-31 or a UTC time, got {text!r}") from None
-    if len(text) == len("2026-01-31") and end:
-        parsed = parsed.replace(hour=23, minute=59, second=59)
-    parsed = parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
     return parsed.isoformat(timespec="seconds")
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

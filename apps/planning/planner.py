@@ -2,7 +2,7 @@
 
 Nothing here is modelled but sums: the time of one tile and the memory that a model adds to a process are measured
 (:mod:`apps.profiling.host`), the number of tiles is counted by the function that cuts them
-(:func:`edge_sr.tiling.plan_tiles`), and the pictures' sizes are arithmetic.
+(:func:`edge_sr.tiling.plan_tiles`), and what pictures take is arithmetic (:mod:`apps.upscaling.memory`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from apps.results import ProfileReport, plain
+from apps.upscaling.memory import picture_bytes
 from edge_sr.errors import ConfigError
 from edge_sr.foreign_text import visible
+from edge_sr.photos.reading import PhotoHeader
 from edge_sr.tiling import plan_tiles
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _AMOUNT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*([KMG]?i?B)", re.IGNORECASE)
-_SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,8 @@ class Option:
         tiles: how many tiles cover the picture.
         computed_share: pixels computed per pixel of the picture; what overlap and last tiles cost (1.0 is nothing).
         seconds: predicted time, and ``seconds_quartiles`` the same from the tile's quartiles.
-        memory_bytes: model, LR picture and SR picture together.
+        pictures_bytes: what reading, tiling and writing a PNG file take (:mod:`apps.upscaling.memory`).
+        memory_bytes: those and the model.
         fits: whether that is within the limit.
     """
 
@@ -63,6 +65,7 @@ class Option:
     computed_share: float
     seconds: float
     seconds_quartiles: tuple[float, float]
+    pictures_bytes: int
     memory_bytes: int
     fits: bool
 
@@ -74,14 +77,11 @@ class TilePlan:
     Attributes:
         height, width: the LR picture.
         ram_bytes: the limit, or None for none.
-        lr_bytes, sr_bytes: the two pictures, three bytes a pixel.
     """
 
     height: int
     width: int
     ram_bytes: int | None
-    lr_bytes: int
-    sr_bytes: int
     options: tuple[Option, ...]
 
     @property
@@ -112,13 +112,12 @@ def plan_picture(
     scales = sorted({cost.scale for cost in costs})
     if len(scales) > 1:
         raise ConfigError(f"expected artifacts of one scale, got x{', x'.join(map(str, scales))}; plan them one by one")
-    lr_bytes = 3 * height * width
-    sr_bytes = lr_bytes * scales[0] ** 2
     options = []
     for cost in costs:
         used = cost.overlap if overlap is None else overlap
         tiles = len(plan_tiles(height, width, cost.tile, used))
-        memory = cost.model_bytes + lr_bytes + sr_bytes
+        pictures = picture_bytes(PhotoHeader(height=height, width=width), scale=cost.scale, tile_height=cost.tile[0])
+        memory = cost.model_bytes + pictures
         low, high = cost.tile_ms_quartiles
         options.append(
             Option(
@@ -127,24 +126,23 @@ def plan_picture(
                 computed_share=tiles * cost.tile[0] * cost.tile[1] / (height * width),
                 seconds=tiles * cost.tile_ms / 1000,
                 seconds_quartiles=(tiles * low / 1000, tiles * high / 1000),
+                pictures_bytes=pictures,
                 memory_bytes=memory,
                 fits=ram_bytes is None or memory <= ram_bytes,
             )
         )
     if ram_bytes is not None and not any(option.fits for option in options):
-        least = min(option.memory_bytes for option in options)
+        least = min(options, key=lambda option: option.memory_bytes)
         raise ConfigError(
             f"expected a picture that fits into {ram_bytes / 1e6:.0f} MB, got {width}x{height}, which takes at least "
-            f"{least / 1e6:.0f} MB ({sr_bytes / 1e6:.0f} MB of it the enlarged picture); "
-            "allow more memory or cut the picture into parts"
+            f"{least.memory_bytes / 1e6:.0f} MB ({least.pictures_bytes / 1e6:.0f} MB of it pixels); "
+            "allow more memory, export a smaller tile, or cut the picture into parts"
         )
     ordered = sorted(options, key=lambda option: (not option.fits, option.seconds))
     return TilePlan(
         height=height,
         width=width,
         ram_bytes=ram_bytes,
-        lr_bytes=lr_bytes,
-        sr_bytes=sr_bytes,
         options=tuple(ordered),
     )
 
@@ -166,14 +164,6 @@ def costs_of(report: ProfileReport) -> tuple[TileCost, ...]:
         for row in report.rows
         if row.timing is not None
     )
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read ``4000x3000``, width first as cameras say it; returns (height, width)."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or 0 in (int(match[1]), int(match[2])):
-        raise ConfigError(f"expected a picture as WIDTHxHEIGHT, got {visible(text, limit=60)!r}, write 4000x3000, say")
-    return int(match[2]), int(match[1])
 
 
 def parse_memory(text: str) -> int:

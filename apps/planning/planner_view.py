@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from apps.planning.planner import Option, TilePlan
 from apps.terminal import add_row, new_table, say, show
+from edge_sr.sizes import format_size
 
 
 def print_plan(plan: TilePlan) -> None:
@@ -11,8 +12,9 @@ def print_plan(plan: TilePlan) -> None:
     best = plan.best
     scale = best.cost.scale
     say(
-        f"{plan.width}x{plan.height} -> {plan.width * scale}x{plan.height * scale}: {best.cost.name}, "
-        f"{best.tiles} tile{'s' if best.tiles > 1 else ''} of {best.cost.tile[0]}x{best.cost.tile[1]}, "
+        f"{format_size((plan.height, plan.width))} -> {format_size((plan.height * scale, plan.width * scale))}: "
+        f"{best.cost.name}, "
+        f"{best.tiles} tile{'s' if best.tiles > 1 else ''} of {format_size(best.cost.tile)}, "
         f"about {format_seconds(best.seconds)} and {best.memory_bytes / 1e6:.0f} MB"
     )
     heads = ("artifact", "threads", "overlap", "tiles", "computed", "predicted", "quartiles", "memory", "fits")
@@ -21,8 +23,8 @@ def print_plan(plan: TilePlan) -> None:
         add_row(table, *_cells(option))
     show(table)
     say(
-        f"memory: what runtime and model were measured to add, {plan.lr_bytes / 1e6:.0f} MB for the picture and "
-        f"{plan.sr_bytes / 1e6:.0f} MB for the result; an application's own memory comes on top"
+        f"memory: what runtime and model were measured to add, and {best.pictures_bytes / 1e6:.0f} MB for pixels where "
+        "finished rows go to a PNG file, as upscale does; an application's own memory comes on top"
     )
     say(f"time: measured on {best.cost.device}, one tile after another; no forecast for any other device")
 

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from apps.profiling.host_child import WARMUP_RUNS
 from converters.artifact import load_artifact
-from converters.quiet import quiet_native
 from converters.runners import open_runner
 from converters.runners.tflite_runner import _from_stored, _to_stored
 from edge_sr.errors import MissingToolError, RunnerError
+from edge_sr.quiet import quiet_native
 
 # litert_common.h and litert_tensor_buffer_types.h
 _CPU, _WRITE, _READ = 1, 1, 0
@@ -90,7 +90,9 @@ def profile_ops(*, artifact: str, threads: int, runs: int, max_seconds: float) -
         model.write(stored)
         for _ in range(WARMUP_RUNS):
             model.run()
-        found = _from_stored(model.read(io.output.shape, io.output.dtype)[0], io.output, loaded.meta.main_file)
+        found = _from_stored(
+            model.read(io.output.shape, io.output.dtype)[0], io.output, loaded.meta.main_file, np.dtype(np.uint8)
+        )
         worst = int(np.abs(found.astype(np.int16) - expected).max())
         if worst > _LEVELS_ALLOWED:
             raise RunnerError(f"expected the interpreter's picture from {loaded.path}, got one {worst} levels off")

@@ -31,6 +31,7 @@ from apps.runnable import reason_not_runnable
 from converters.artifact import Artifact, load_artifact
 from converters.export import export_artifact
 from edge_sr.errors import ConfigError, RunnerError
+from edge_sr.sizes import format_size
 from quantization.calibration import calibrate
 from quantization.quantizer import prepare
 from quantization.schemes import get_scheme
@@ -241,7 +242,7 @@ def _peaks_like(
     tile = (min(meta.tile[0], PEAK_SIDE), min(meta.tile[1], PEAK_SIDE))
     key = (meta.target, meta.scheme, tile)
     if key not in peaks:
-        what = f"export peak {meta.scheme} {meta.target} {tile[0]}x{tile[1]}"
+        what = f"export peak {meta.scheme} {meta.target} {format_size(tile)}"
         made = []
         for index, depth in enumerate(depths):
             progress(what, index, 2)

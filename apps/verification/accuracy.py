@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from apps.verification.scoring import closing_runner, score
 from converters.artifact import Artifact, load_artifact, record_measured
 from converters.runners import accuracy_runtimes
 from converters.self_test import open_checked_runner
-from edge_sr.datasets import ImageSet, check_lr_matches, load_image_sets
+from edge_sr.datasets import ImageSet
 from edge_sr.errors import ConfigError, RunnerError
 from edge_sr.evaluation import SetScore
+from edge_sr.lr_check import check_lr_matches
+from edge_sr.metrics import ONE_LEVEL_DB, PSNR_CAP_DB
+from edge_sr.scorable import load_scorable_sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,7 @@ def verify_artifacts(
     for artifact in artifacts:
         known.float_network(artifact.meta)
     image_sets = {
-        scale: load_image_sets(data, sets, scale) for scale in dict.fromkeys(entry.meta.scale for entry in artifacts)
+        scale: load_scorable_sets(data, sets, scale) for scale in dict.fromkeys(entry.meta.scale for entry in artifacts)
     }
     rows: list[VerifyRow] = []
     for artifact in artifacts:
@@ -100,8 +103,9 @@ def verify_artifacts(
                 artifact = record_measured(artifact, {name: {row.set_name: _measured(row) for row in own}})
             rows += own
     asked = GateLimits() if limits is None else limits
-    notices = tuple(line for found in image_sets.values() for image_set in found for line in _notices(image_set))
-    return VerifyReport(rows=tuple(rows), limits=asked, checks=check_rows(rows, asked), notices=notices)
+    notices = [line for found in image_sets.values() for image_set in found for line in _notices(image_set)]
+    notices += dict.fromkeys(line for row in rows for line in _capped(row))
+    return VerifyReport(rows=tuple(rows), limits=asked, checks=check_rows(rows, asked), notices=tuple(notices))
 
 
 def _verify_one(
@@ -144,8 +148,23 @@ def _verify_one(
 
 def _notices(image_set: ImageSet) -> tuple[str, ...]:
     """What a reader of the set's scores should know: how it was found, and LR files that bicubic did not make."""
-    made = check_lr_matches(image_set).notice
-    return image_set.notices if made is None else (*image_set.notices, made)
+    return (*image_set.notices, *check_lr_matches(image_set).notices)
+
+
+def _capped(row: VerifyRow) -> Iterator[str]:
+    """What a reader should know of images so good that their PSNR does not count in full."""
+    scores = [score for score in (row.float_whole, row.float_tiled, row.artifact) if score is not None]
+    if row.capped:
+        yield (
+            f"{row.set_name}: a result identical to the original counts as {PSNR_CAP_DB:g} dB in a mean: "
+            f"{', '.join(row.capped)}"
+        )
+    good = dict.fromkeys(image.name for score in scores for image in score.images if image.psnr_y_db > ONE_LEVEL_DB)
+    if good:
+        yield (
+            f"{row.set_name}: drops count no dB beyond {ONE_LEVEL_DB:.2f}, which is one level everywhere, and which is "
+            f"reached on {', '.join(good)}"
+        )
 
 
 def _measured(row: VerifyRow) -> dict[str, Any]:

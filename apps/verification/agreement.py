@@ -23,9 +23,11 @@ from apps.verification.scoring import closing_runner
 from converters.artifact import Artifact, ArtifactMeta
 from converters.runners import accuracy_runtimes, open_runner
 from converters.targets import TARGETS
-from edge_sr.datasets import load_image_sets
 from edge_sr.errors import ConfigError, EdgeSRError
+from edge_sr.metrics import ONE_LEVEL_DB
 from edge_sr.runner import Runner, TorchRunner
+from edge_sr.scorable import load_scorable_sets
+from edge_sr.sizes import format_size
 from quantization.qdq import to_qdq
 from quantization.quantizer import QuantizedNetwork
 
@@ -47,8 +49,8 @@ class Participant:
         runtime: "torch", or the runtime's name for :func:`converters.runners.open_runner`.
         runner: what ran, with its version; empty where nothing did.
         artifact_name: folder of the artifact; None for PyTorch.
-        psnr_y_db: mean over the tiles that have ground truth, ``scale`` HR pixels ignored on each edge of a tile; None
-            without a result or without such a tile.
+        psnr_y_db: mean over the tiles that have ground truth, ``scale`` HR pixels ignored on each edge of a tile, each
+            counted up to :data:`edge_sr.metrics.ONE_LEVEL_DB`; None without a result or without such a tile.
         reason: why there is no result; None where there is one.
     """
 
@@ -108,7 +110,7 @@ class AgreementMatrix:
 
     @property
     def title(self) -> str:
-        return f"{self.model} x{self.scale} {self.scheme} {self.tile[0]}x{self.tile[1]}"
+        return f"{self.model} x{self.scale} {self.scheme} {format_size(self.tile)}"
 
     @property
     def max_levels(self) -> int | None:
@@ -191,7 +193,7 @@ def measure_agreement(
         meta = group[0].meta
         place = (meta.scale, meta.tile)
         if place not in chosen:
-            chosen[place] = pick_tiles(load_image_sets(data, sets, meta.scale), meta.tile, tiles)
+            chosen[place] = pick_tiles(load_scorable_sets(data, sets, meta.scale), meta.tile, tiles)
         settings = _Settings(threads=threads, isolated=isolated, diverging=diverging, progress=progress)
         matrices.append(_measure_group(group, chosen[place], known, settings))
     return tuple(matrices)
@@ -341,7 +343,7 @@ def _run(
     except EdgeSRError as error:
         return replace(own, reason=str(error)), None
     scores = [tile.psnr_y_db(picture, scale) for tile, picture in zip(tiles, pictures, strict=True)]
-    known = [score for score in scores if score is not None]
+    known = [min(score, ONE_LEVEL_DB) for score in scores if score is not None]
     return replace(own, runner=ran, psnr_y_db=statistics.fmean(known) if known else None), pictures
 
 

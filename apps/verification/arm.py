@@ -26,6 +26,7 @@ from converters.artifact import Artifact, IoVariant, TensorSpec
 from converters.inspect_tflite import inspect_tflite
 from edge_sr.errors import ConfigError, MissingToolError, RunnerError, refuse_damaged
 from edge_sr.foreign_text import one_line
+from edge_sr.sizes import format_size
 
 Array = NDArray[Any]
 
@@ -142,7 +143,7 @@ def _check_artifact(artifact: Artifact, name: str) -> None:
     if max(meta.tile) > LARGEST_TILE:
         raise ConfigError(
             f"expected a tile of at most {LARGEST_TILE}x{LARGEST_TILE} for the emulator, got "
-            f"{meta.tile[0]}x{meta.tile[1]}: export the same weights with --tile 32x32"
+            f"{format_size(meta.tile)}: export the same weights with --tile 32x32"
         )
     if name not in meta.io:
         raise ConfigError(f"expected one of {', '.join(meta.io)}, got {name!r}")

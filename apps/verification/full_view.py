@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from apps.destinations import check_folder
 from apps.figures import png_bytes
 from apps.pages import write_page
 from apps.results import envelope, write_json
 from apps.terminal import say
 from apps.verification.agreement_view import draw_agreement, print_agreement
+from apps.verification.arm_view import print_arm
 from apps.verification.colour_card_view import colour_sheet, print_colour_card
 from apps.verification.full import FullReport
 from apps.verification.gate import failures
@@ -36,16 +38,17 @@ def print_full(report: FullReport) -> None:
         print_seams(certificate)
     for card in report.colour_cards:
         print_colour_card(card)
+    if report.arm:
+        print_arm(report.arm)
 
 
 def claim_folder(out: Path) -> None:
     """Make the folder of the report, unless something in it would be destroyed.
 
     Raises:
-        ConfigError: a file of that name, or a report in it that is not ours.
+        ConfigError: a file of that name, a report in it that is not ours, or a place that cannot be written.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"expected a folder for the report, got the file {out}, name another --out")
+    check_folder(out, "--out")
     if (out / PAGE).exists() and not _is_own(out / DATA):
         raise ConfigError(f"expected a new folder or one of an earlier report, got {out} with a {PAGE} of its own")
     out.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from apps.results import plain
 from apps.verification.rows import VerifyRow
 from edge_sr.errors import ConfigError, GateError
+from edge_sr.evaluation import image_drops
 
 Status = Literal["passed", "failed", "skipped"]
 STATUSES: tuple[Status, ...] = ("passed", "failed", "skipped")
@@ -95,6 +96,13 @@ class GateCheck:
         """The message with its subject in front."""
         return f"{self.subject}: {self.message}" if self.subject else self.message
 
+    @property
+    def margin(self) -> float | None:
+        """How far a passed check is from its limit, in ``unit``; None where it has no two numbers."""
+        if self.status != "passed" or self.measured is None or self.limit is None:
+            return None
+        return abs(self.limit - self.measured)
+
     def to_json(self) -> dict[str, Any]:
         return plain(asdict(self))  # type: ignore[no-any-return]
 
@@ -132,6 +140,19 @@ def enforce(checks: Iterable[GateCheck]) -> None:
     if lines:
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         raise GateError(lines[0] + more)
+
+
+def passed_line(checks: Sequence[GateCheck]) -> str:
+    """One line about a gate that holds: how many checks there are of what, and which came nearest to its limit."""
+    counts = count_statuses(checks)
+    names = ", ".join(dict.fromkeys(check.name for check in checks if check.status == "passed"))
+    skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
+    line = f"gate passed: {counts['passed']} check{'s' if counts['passed'] != 1 else ''} held ({names}){skipped}"
+    nearest = min((check for check in checks if check.margin is not None), key=_share_left, default=None)
+    if nearest is None:
+        return line
+    found, limit = f"{nearest.measured:.3f}", f"{nearest.limit:g} {nearest.unit}"
+    return f"{line}; nearest to its limit: {nearest.name} of {nearest.subject}, {found} of {limit}"
 
 
 def count_statuses(checks: Iterable[GateCheck]) -> dict[Status, int]:
@@ -186,11 +207,7 @@ def _limit_check(
 def _worst_image(row: VerifyRow) -> tuple[str, float]:
     """Name and drop of the image that lost most; a NaN counts as most."""
     assert row.artifact is not None
-    pairs = zip(row.float_whole.images, row.artifact.images, strict=True)
-    # Two perfect results (inf dB each) differ by nothing, where plain subtraction says NaN.
-    drops = [
-        (own.name, 0.0 if whole.psnr_y_db == own.psnr_y_db else whole.psnr_y_db - own.psnr_y_db) for whole, own in pairs
-    ]
+    drops = image_drops(row.float_whole, row.artifact).items()
     return max(drops, key=lambda drop: math.inf if math.isnan(drop[1]) else drop[1])
 
 
@@ -202,6 +219,13 @@ def _names(rows: Sequence[VerifyRow]) -> list[str]:
     return [
         row.label if len(paths[row.label]) == 1 else (row.artifact_path.parent / row.label).as_posix() for row in rows
     ]
+
+
+def _share_left(check: GateCheck) -> tuple[bool, float]:
+    """Decibels by the margin, then other units by the margin's share of the limit; the two do not compare."""
+    assert check.margin is not None
+    assert check.limit is not None
+    return check.unit != "dB", check.margin if check.unit == "dB" else check.margin / max(abs(check.limit), 1e-9)
 
 
 def _badness(check: GateCheck) -> tuple[int, float]:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from apps.destinations import check_destination, write_bytes
 from apps.terminal import add_row, new_table, show, styled
 from apps.verification.gate import GateCheck, Status, count_statuses, failures
-from edge_sr.atomic import atomic_path
 from edge_sr.errors import ConfigError
 from edge_sr.foreign_text import one_line
 
@@ -63,8 +63,7 @@ def write_junit(
     ET.indent(root)
     text = ET.tostring(root, encoding="unicode")
     try:
-        with atomic_path(path) as temporary:
-            temporary.write_text(f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n', encoding="utf-8", newline="\n")
+        write_bytes(path, f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode())
     except OSError as error:
         raise ConfigError(f"expected to write {path}, got {error.strerror}, choose another place") from None
 
@@ -73,14 +72,9 @@ def check_junit_target(path: Path) -> None:
     """Refuse, before any work is done, a path that would destroy something else than an earlier JUnit file.
 
     Raises:
-        ConfigError: the folder is missing, or the path exists and holds something else.
+        ConfigError: the folder is missing, the path exists and holds something else, or it cannot be written.
     """
-    if not path.parent.is_dir():
-        raise ConfigError(f"expected a folder for {path}, got no {path.parent}, create it first")
-    if path.is_dir():
-        raise ConfigError(f"expected a file for the JUnit result, got the folder {path}, name a file in it")
-    if path.exists() and not _is_junit(path):
-        raise ConfigError(f"expected a new file or earlier JUnit XML, got {path} with other content, choose another")
+    check_destination(path, "--junit", is_own=_is_junit)
 
 
 def _is_junit(path: Path) -> bool:

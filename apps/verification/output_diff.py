@@ -19,6 +19,7 @@ from converters.runners import accuracy_runtimes, open_runner
 from edge_sr.datasets import ImagePair, load_image_sets
 from edge_sr.metrics import psnr_y
 from edge_sr.runner import Runner
+from edge_sr.scorable import check_size
 from edge_sr.tiling import upscale_image
 
 Image = NDArray[np.uint8]
@@ -81,6 +82,7 @@ def compare_outputs(
             for number, pair in enumerate(image_set):
                 if images is not None and number >= images:
                     break
+                check_size(pair, image_set.name, image_set.scale, with_ssim=False)
                 results = (
                     upscale_image(one, pair.lr, overlap=before.meta.overlap),
                     upscale_image(other, pair.lr, overlap=after.meta.overlap),

@@ -23,6 +23,7 @@ from edge_sr.datasets import ImageSet
 from edge_sr.errors import CheckpointError
 from edge_sr.evaluation import SetScore
 from edge_sr.runner import TorchRunner
+from edge_sr.sizes import format_size
 from quantization.schemes import get_scheme
 
 # What a quantized checkpoint says of the float network that it was trained from.
@@ -171,7 +172,7 @@ class References:
         with self._lock:
             if key not in self._scores:
                 tile, overlap = cut
-                how = "whole images" if tile is None else f"tiles {tile[0]}x{tile[1]}"
+                how = "whole images" if tile is None else f"tiles {format_size(tile)}"
                 runner = TorchRunner(network, name=kind, tile=tile)
                 self._scores[key] = score(runner, image_set, f"{kind} network, {how}", overlap, self._progress)
             return self._scores[key]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.results import plain
-from edge_sr.evaluation import SetScore
+from edge_sr.evaluation import SetScore, mean_drop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +16,9 @@ class VerifyRow:
 
     Three scores, each on the same images: ``float_whole`` (float network, whole images), ``float_tiled`` (float
     network, through the artifact's tiles and overlap), ``artifact`` (the artifact's own file, executed by ``runtime``).
-    Their differences split the drop. ``artifact`` is None where the runtime could not run it, and ``reason`` says why;
-    no other number ever stands in for it. ``runtime`` is the target's own, or ``coreml_evaluator``.
+    What lies between them, image by image, splits the drop: see :func:`edge_sr.evaluation.mean_drop`. ``artifact`` is
+    None where the runtime could not run it, and ``reason`` says why; no other number ever stands in for it. ``runtime``
+    is the target's own, or ``coreml_evaluator``.
     """
 
     artifact_path: Path
@@ -44,19 +45,32 @@ class VerifyRow:
         return self.float_whole.set_name
 
     @property
+    def capped(self) -> tuple[str, ...]:
+        """Images that one of the three scores reproduces: see :attr:`edge_sr.evaluation.SetScore.capped`."""
+        scores = [score for score in (self.float_whole, self.float_tiled, self.artifact) if score is not None]
+        return tuple(dict.fromkeys(name for score in scores for name in score.capped))
+
+    @property
+    def counted(self) -> str:
+        """How many images were scored, for tables: ``5``, or ``5 (1 capped, 2 left out)``."""
+        besides = ((len(self.capped), "capped"), (len(self.float_whole.left_out), "left out"))
+        said = ", ".join(f"{count} {what}" for count, what in besides if count)
+        return f"{len(self.float_whole.images)} ({said})" if said else str(len(self.float_whole.images))
+
+    @property
     def tiling_drop_db(self) -> float:
         """What running in tiles costs the float network; negative where tiles happen to score better."""
-        return _drop(self.float_whole.psnr_y_db, self.float_tiled.psnr_y_db)
+        return mean_drop(self.float_whole, self.float_tiled)
 
     @property
     def quantization_drop_db(self) -> float | None:
         """What the artifact's arithmetic costs, tiles being equal."""
-        return None if self.artifact is None else _drop(self.float_tiled.psnr_y_db, self.artifact.psnr_y_db)
+        return None if self.artifact is None else mean_drop(self.float_tiled, self.artifact)
 
     @property
     def drop_db(self) -> float | None:
         """The whole drop: float network on whole images against the artifact in tiles."""
-        return None if self.artifact is None else _drop(self.float_whole.psnr_y_db, self.artifact.psnr_y_db)
+        return None if self.artifact is None else mean_drop(self.float_whole, self.artifact)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,14 +87,12 @@ class VerifyRow:
             "drop_db": plain(self.drop_db),
             "tiling_drop_db": plain(self.tiling_drop_db),
             "quantization_drop_db": plain(self.quantization_drop_db),
+            "images": len(self.float_whole.images),
+            "capped": list(self.capped),
+            "left_out": list(self.float_whole.left_out),
             "reason": self.reason,
             "failed": self.failed,
             "float_whole": self.float_whole.to_json(),
             "float_tiled": self.float_tiled.to_json(),
             "artifact": None if self.artifact is None else self.artifact.to_json(),
         }
-
-
-def _drop(before_db: float, after_db: float) -> float:
-    # Two perfect results (inf dB each) differ by nothing, where plain subtraction says NaN.
-    return 0.0 if before_db == after_db else before_db - after_db

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_sr.datasets import ImagePair, load_image_sets
 from edge_sr.errors import ConfigError, ShapeError
 from edge_sr.runner import Runner, pad_to
+from edge_sr.sizes import format_size
 from edge_sr.tiling import Tile
 
 Image = NDArray[np.uint8]
@@ -162,7 +163,7 @@ def cost_factor(tile: tuple[int, int], overlap: int) -> float:
         ConfigError: the overlap does not fit the tile.
     """
     if not 0 <= overlap < min(tile):
-        raise ConfigError(f"expected an overlap of 0 to {min(tile) - 1} for tile {tile[0]}x{tile[1]}, got {overlap}")
+        raise ConfigError(f"expected an overlap of 0 to {min(tile) - 1} for tile {format_size(tile)}, got {overlap}")
     return (tile[0] / (tile[0] - overlap)) * (tile[1] / (tile[1] - overlap))
 
 

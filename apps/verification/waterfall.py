@@ -16,10 +16,11 @@ from apps.verification.scoring import closing_runner, score
 from apps.verification.worst_tile import WorstTile, find_worst_tile
 from converters.artifact import Artifact
 from converters.runners import accuracy_runtimes, open_runner
-from edge_sr.datasets import ImageSet, load_image_sets
+from edge_sr.datasets import ImageSet
 from edge_sr.errors import CheckpointError, ConfigError, EdgeSRError
-from edge_sr.evaluation import ImageScore, SetScore
+from edge_sr.evaluation import ImageScore, SetScore, image_drops, mean_drop
 from edge_sr.runner import Runner, TorchRunner
+from edge_sr.scorable import load_scorable_sets
 from quantization.schemes import get_scheme
 
 FLOAT_SCHEME = "a float scheme: nothing is quantized"
@@ -116,12 +117,9 @@ class WaterfallRow:
         """The image that loses most from the float network to the artifact."""
         if self.float_whole is None or self.artifact is None:
             return None
-        before = {image.name: image.psnr_y_db for image in self.float_whole.images}
-        drops = [
-            ImageDrop(name=image.name, drop_db=_difference(before[image.name], image.psnr_y_db))
-            for image in self.artifact.images
-        ]
-        return max(drops, key=lambda drop: drop.drop_db)
+        drops = image_drops(self.float_whole, self.artifact)
+        name = max(drops, key=lambda image: drops[image])
+        return ImageDrop(name=name, drop_db=drops[name])
 
     @property
     def lowest(self) -> ImageScore | None:
@@ -198,7 +196,7 @@ def measure_waterfall(
     if verified is not None:
         known.remember(verified.rows)
     scales = dict.fromkeys(artifact.meta.scale for artifact in artifacts)
-    image_sets = {scale: load_image_sets(data, sets, scale) for scale in scales}
+    image_sets = {scale: load_scorable_sets(data, sets, scale) for scale in scales}
     rows: list[WaterfallRow] = []
     for artifact in artifacts:
         for runtime in accuracy_runtimes(artifact.meta.target):
@@ -302,12 +300,7 @@ class _Subject:
 
 
 def _drop(before: SetScore | None, after: SetScore | None) -> float | None:
-    return None if before is None or after is None else _difference(before.psnr_y_db, after.psnr_y_db)
-
-
-def _difference(before_db: float, after_db: float) -> float:
-    # Two perfect results (inf dB each) differ by nothing, where plain subtraction says NaN.
-    return 0.0 if before_db == after_db else before_db - after_db
+    return None if before is None or after is None else mean_drop(before, after)
 
 
 def _mean(found: SetScore | None) -> float | None:

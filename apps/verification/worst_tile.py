@@ -13,6 +13,7 @@ from apps.results import plain
 from edge_sr.color import rgb_to_y
 from edge_sr.datasets import ImagePair
 from edge_sr.errors import ConfigError
+from edge_sr.metrics import psnr_drop_db
 from edge_sr.runner import Runner
 from edge_sr.tiling import Tile, plan_tiles, upscale_image
 
@@ -51,8 +52,7 @@ class WorstTile:
     @property
     def drop_db(self) -> float:
         """What the artifact loses here against the float network in the same tiles."""
-        before, after = self.float_psnr_y_db, self.artifact_psnr_y_db
-        return 0.0 if before == after else before - after
+        return psnr_drop_db(self.float_psnr_y_db, self.artifact_psnr_y_db)
 
     @property
     def label(self) -> str:

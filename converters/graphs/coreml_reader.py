@@ -14,6 +14,7 @@ import numpy as np
 from converters.graphs.graph import Array, ComputeGraph, Node, Quantization, Value
 from converters.mil_reader import MilPackage, Operation, TensorType
 from edge_sr.errors import ArtifactError
+from edge_sr.sizes import short_size
 
 # Compressed weights: parameter with the stored integers, with the zero point.
 _COMPRESSED = {
@@ -56,7 +57,7 @@ def _interface(feature: Any) -> str:
     if kind != "imageType":
         return str(kind)
     picture = feature.type.imageType
-    return f"{type(picture).ColorSpace.Name(picture.colorSpace)} {picture.height}x{picture.width}"
+    return f"{type(picture).ColorSpace.Name(picture.colorSpace)} {short_size((picture.height, picture.width))}"
 
 
 def _flexibility(feature: Any) -> str:

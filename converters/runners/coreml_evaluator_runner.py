@@ -7,7 +7,8 @@ import numpy as np
 from converters.artifact import Artifact
 from converters.coreml_evaluator import VERSION, Evaluator, Precision
 from edge_sr.errors import RunnerError
-from edge_sr.runner import Image, check_lr
+from edge_sr.pixels import Image
+from edge_sr.runner import check_lr
 
 
 class CoreMLEvaluatorRunner:

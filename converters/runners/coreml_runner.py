@@ -10,7 +10,7 @@ from PIL import Image
 from converters.artifact import Artifact
 from converters.coreml_toolchain import import_coremltools
 from edge_sr.errors import RunnerError, cause_of
-from edge_sr.runner import Image as Image8
+from edge_sr.pixels import Image as Image8
 from edge_sr.runner import check_lr
 
 COMPUTE_UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from converters.artifact import Artifact
 from edge_sr.errors import MissingToolError, RunnerError, cause_of
-from edge_sr.runner import check_lr, to_float, to_uint8
+from edge_sr.runner import check_lr, to_float, to_uint8, to_uint16
 
 Image = NDArray[np.uint8]
 # Offset and bytes of the flatbuffer identifier in every program this release of ExecuTorch writes.
@@ -40,6 +40,7 @@ class ExecuTorchRunner:
         meta = artifact.meta
         self.scale: int = meta.scale
         self.tile: tuple[int, int] | None = meta.tile
+        self.deep = meta.is_float
         self._path = artifact.main_path
         self._io = meta.io[meta.main_file]
         self._threads = threads
@@ -60,6 +61,11 @@ class ExecuTorchRunner:
         """
         check_lr(lr, self.tile)
         return to_uint8(self.run_tensor(to_float(lr)))
+
+    def run_deep(self, lr: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """As :meth:`run` in 16 bits, of which an int8 program has 8 to give; see ``deep``."""
+        check_lr(lr, self.tile)
+        return to_uint16(self.run_tensor(to_float(lr)))
 
     def run_tensor(self, x: torch.Tensor) -> torch.Tensor:
         """The program as it is, (1, 3, h, w) float32 in [0, 1] -> (1, 3, scale*h, scale*w) float32, not clamped."""

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.artifact import Artifact, IoVariant, TensorSpec
-from converters.quiet import quiet_native
 from edge_sr.errors import ArtifactError, MissingToolError, RunnerError, ShapeError
+from edge_sr.quiet import quiet_native
 
 _RUNTIMES = (("ai-edge-litert", "ai_edge_litert.interpreter"), ("tflite-runtime", "tflite_runtime.interpreter"))
 
@@ -38,6 +38,7 @@ class TFLiteRunner:
         self.scale = artifact.meta.scale
         self.tile: tuple[int, int] | None = artifact.meta.tile
         self._io: IoVariant = artifact.meta.io[self._file]
+        self.deep = artifact.meta.is_float and self._io.input.dtype == self._io.output.dtype == "float32"
         try:
             with quiet_native():
                 self._interpreter = interpreter_class(model_path=str(artifact.path / self._file), num_threads=threads)
@@ -60,18 +61,31 @@ class TFLiteRunner:
             ShapeError: another shape or type.
             RunnerError: the runtime failed, or computed NaN or infinity.
         """
+        stored = self._invoke(lr, np.uint8)
+        levels: npt.NDArray[np.uint8] = _from_stored(stored, self._io.output, self._file, np.dtype(np.uint8))
+        return levels
+
+    def run_deep(self, lr: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+        """As :meth:`run` in 16 bits; RunnerError unless ``deep``."""
+        if not self.deep:
+            raise RunnerError(f"expected a float model for 16 bits, got {self._file}, which takes 8")
+        stored = self._invoke(lr, np.uint16)
+        levels: npt.NDArray[np.uint16] = _from_stored(stored, self._io.output, self._file, np.dtype(np.uint16))
+        return levels
+
+    def _invoke(self, lr: npt.NDArray[Any], dtype: type[np.unsignedinteger[Any]]) -> npt.NDArray[Any]:
         wanted = self._io.input.shape[1:]
-        if lr.shape != wanted or lr.dtype != np.uint8:
+        if lr.shape != wanted or lr.dtype != dtype:
             raise ShapeError(
-                f"expected a tile of {wanted} uint8, got {lr.shape} {lr.dtype}; cut the picture into tiles"
+                f"expected a tile of {wanted} {dtype.__name__}, got {lr.shape} {lr.dtype}; cut the picture into tiles"
             )
         try:
             self._interpreter.set_tensor(self._input["index"], _to_stored(lr[np.newaxis], self._io.input))
             self._interpreter.invoke()
-            stored = self._interpreter.get_tensor(self._output["index"])
+            result: npt.NDArray[Any] = self._interpreter.get_tensor(self._output["index"])[0]
         except (ValueError, RuntimeError) as error:
             raise RunnerError(f"{self.name} failed on {self._file}: {_first_line(error)}") from None
-        return _from_stored(stored[0], self._io.output, self._file)
+        return result
 
     def _check(self, details: dict[str, Any], spec: TensorSpec) -> None:
         found = (tuple(int(size) for size in details["shape"]), np.dtype(details["dtype"]).name)
@@ -98,25 +112,28 @@ def _version(package: str) -> str:
         return ""
 
 
-def _to_stored(pixels: npt.NDArray[np.uint8], spec: TensorSpec) -> npt.NDArray[Any]:
+def _to_stored(pixels: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[Any]:
     if spec.dtype == "uint8":
         return pixels
     if spec.dtype == "int8":
         return (pixels ^ np.uint8(0x80)).view(np.int8)  # minus 128
-    return np.multiply(pixels, np.float32(1 / 255), dtype=np.float32)
+    floats: npt.NDArray[np.float32] = np.multiply(pixels, np.float32(1 / np.iinfo(pixels.dtype).max), dtype=np.float32)
+    return floats
 
 
-def _from_stored(stored: npt.NDArray[Any], spec: TensorSpec, file: str) -> npt.NDArray[np.uint8]:
+def _from_stored(stored: npt.NDArray[Any], spec: TensorSpec, file: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     if spec.dtype == "uint8":
         return stored
     if spec.dtype == "int8":
         return stored.view(np.uint8) ^ np.uint8(0x80)  # plus 128
-    levels = stored * np.float32(255)
+    white = np.iinfo(dtype).max
+    levels = stored * np.float32(white)
     if not np.isfinite(levels).all():
         raise RunnerError(f"expected finite values from {file}, got NaN or infinity; export the artifact again")
     levels += np.float32(0.5)
-    np.clip(levels, 0, 255, out=levels)
-    return levels.astype(np.uint8)  # the conversion cuts off, so halves were rounded up
+    np.clip(levels, 0, white, out=levels)
+    rounded: npt.NDArray[Any] = levels.astype(dtype)  # the conversion cuts off, so halves were rounded up
+    return rounded
 
 
 def _only(details: list[dict[str, Any]]) -> dict[str, Any]:

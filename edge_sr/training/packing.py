@@ -18,7 +18,8 @@ from PIL import Image as PillowImage
 
 from edge_sr.datasets import sample_photo_files
 from edge_sr.errors import DataError, reason_of
-from edge_sr.images import read_image
+from edge_sr.image_folders import describe_suffixes, other_files
+from edge_sr.images import IMAGE_SUFFIXES, read_image
 from edge_sr.resize import crop_to_multiple
 from edge_sr.training.crop_pool import POOL_FORMAT, CropPool, PooledImage
 from edge_sr.training.held_out import FLAT_LIMIT, check_enough, choose_held_out, flatness, photo_of
@@ -30,7 +31,6 @@ _PACKING = 3
 # Every photo is packed at these sizes, one over the number: smaller ones show the same things finer and sharper, which
 # keeps a network from learning its photos by heart.
 _REDUCTIONS = (1.0, 4 / 3, 2.0)
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 _MOST_NAMES = 10
 
 Image = NDArray[np.uint8]
@@ -96,10 +96,11 @@ def find_photos(data: Path | None) -> list[Photo]:
         return [Photo(name=file.stem, file=file) for file in sample_photo_files()]
     if not data.is_dir():
         raise DataError(f"expected a folder of training images, got {data}; check --data")
-    inside = [file.relative_to(data) for file in data.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES]
+    inside = [file.relative_to(data) for file in data.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
     shown = [path for path in inside if not any(part.startswith(".") for part in path.parts)]
     if not shown:
-        raise DataError(f"expected images in {data}, got none; put PNG, JPEG or WebP files there")
+        seen = describe_suffixes(other_files(data, below=True)) or "none"
+        raise DataError(f"expected images in {data}, got {seen}; put PNG, JPEG or WebP files there")
     photos = [Photo(name="_".join(path.with_suffix("").parts), file=data / path) for path in shown]
     return sorted(photos, key=lambda photo: (photo.name, photo.file.suffix))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import sys
 import time
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_sr.atomic import atomic_path
+from edge_sr.atomic import atomic_path, scratch_folder
 from edge_sr.errors import CheckpointError, ConfigError, reason_of
 from edge_sr.foreign_files import parse_json
 
@@ -118,11 +117,8 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
         if not folder and path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
         place.mkdir(parents=True, exist_ok=True)
-        trial = place / f".trial.{secrets.token_hex(6)}.tmp"
-        try:
-            trial.write_bytes(bytes(_TRIAL_BYTES))
-        finally:
-            trial.unlink(missing_ok=True)
+        with scratch_folder(place) as trial:
+            (trial / "file").write_bytes(bytes(_TRIAL_BYTES))
     except OSError as error:
         raise CheckpointError(f"expected {wanted}, got {path} ({error.strerror}); choose another --out") from error
 

@@ -6,7 +6,6 @@ alone checks nothing: a run whose snapshot has one flipped bit would go on to ot
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import os
@@ -49,8 +48,6 @@ def save_snapshot(path: Path, state: Mapping[str, Any]) -> None:
     torch.save(dict(state), buffer)
     payload = buffer.getbuffer()
     try:
-        for stale in path.parent.glob(glob.escape(f".{path.name}.") + "*.tmp"):  # of a process that was killed
-            stale.unlink(missing_ok=True)
         with atomic_path(path) as temporary:
             with temporary.open("wb") as file:
                 file.write(_MAGIC + hashlib.sha256(payload).digest())

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edge_sr.errors import DataError
-from edge_sr.metrics import psnr_y
+from edge_sr.metrics import mean_psnr_db, psnr_y
 from edge_sr.resize import bicubic_resize
 from edge_sr.runner import to_float, to_uint8
 from edge_sr.training.crop_pool import CropPool
@@ -50,12 +50,12 @@ class HeldOut:
             for output, (_, hr) in zip(outputs, group, strict=True):
                 scores.append(psnr_y(to_uint8(output), hr, crop_border=self.scale))
         network.train(was_training)
-        return float(np.mean(scores))
+        return mean_psnr_db(scores)
 
     def bicubic_psnr_y_db(self) -> float:
         """The same of bicubic upscaling: what every network must beat."""
         scores = [psnr_y(bicubic_resize(lr, *hr.shape[:2]), hr, crop_border=self.scale) for lr, hr in self.crops]
-        return float(np.mean(scores))
+        return mean_psnr_db(scores)
 
     def _batches(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
         by_shape: dict[tuple[int, ...], list[tuple[np.ndarray, np.ndarray]]] = {}

@@ -15,12 +15,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from apps.streams import complain
+from edge_sr.atomic import scratch_folder
+from edge_sr.atomic_folder import place_folder
 from edge_sr.errors import DataError, EdgeSRError, MissingToolError
 
 RUNTIME = "LiteRT.js"
@@ -136,19 +137,17 @@ def fetch_runtime(folder: Path | None = None, *, archives: Path | None = None) -
     """
     folder = runtime_folder() if folder is None else folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+    with scratch_folder(folder.parent) as scratch:
         if archives is None:
-            archives = Path(scratch) / "archives"
+            archives = scratch / "archives"
             archives.mkdir()
             _pack(archives)
-        fresh = Path(scratch) / "fresh"
+        fresh = scratch / "fresh"
         fresh.mkdir()
         for package in PACKAGES:
             _unpack(archives / package.archive, package, fresh)
         load_runtime(fresh)
-        if folder.exists():
-            os.replace(folder, Path(scratch) / "old")
-        os.replace(fresh, folder)
+        place_folder(fresh, folder)
     return folder
 
 

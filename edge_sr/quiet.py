@@ -1,4 +1,4 @@
-"""Silence for toolchains that log from native code."""
+"""Silence for toolchains and decoders that log from native code."""
 
 from __future__ import annotations
 

@@ -1,0 +1,148 @@
+"""``edge-sr upscale``: photos made larger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apps.commands.options import MOST_THREADS, Checkpoint, Json, Model, Overwrite, Scale, save, working
+from apps.streams import complain
+from edge_sr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from apps.upscaling.batch import Forecast
+    from apps.upscaling.photo import UpscaleResult
+
+
+def upscale(
+    photos: Annotated[
+        list[Path], typer.Argument(help="Photos, and folders, searched with all folders in them.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="File for one photo (.png, .tif, .jpg, .webp), or a folder. Default: photo_x4.png beside each photo.",
+            show_default=False,
+        ),
+    ] = None,
+    artifact: Annotated[
+        Path | None,
+        typer.Option(
+            "--artifact",
+            help="Artifact folder, or the model file in it. Default: the float network in PyTorch.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Model = "idsa_net_mobile",
+    scale: Scale = 4,
+    checkpoint: Checkpoint = None,
+    image_format: Annotated[
+        str | None,
+        typer.Option("--format", help="png, tif, jpg or webp for names made here. Default: png.", show_default=False),
+    ] = None,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="All pictures of a GIF, WebP, APNG or TIFF file, not the first alone.")
+    ] = False,
+    background: Annotated[
+        str, typer.Option("--background", help="Colour under transparency in JPEG: a name or #rrggbb.")
+    ] = "white",
+    strip_metadata: Annotated[
+        bool,
+        typer.Option("--strip-metadata", help="Leave out EXIF, GPS, XMP and comments; the colour profile stays."),
+    ] = False,
+    max_megapixels: Annotated[
+        float, typer.Option("--max-megapixels", help="Largest photo that is read.", min=0.000001)
+    ] = 100,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave results that are there: go on where a run ended.")
+    ] = False,
+    overlap: Annotated[
+        int | None, typer.Option("--overlap", help="LR pixels shared by neighbouring tiles. Default: the artifact's.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", help="CPU threads. Default: all physical cores.", min=1, max=MOST_THREADS, show_default=False
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    json_file: Json = None,
+) -> None:
+    """Make photos larger, through fixed tiles with overlap.
+
+    Colour profile, EXIF, transparency, grey and 16 bits are kept as far as format and runner can; what is not is said.
+    --model, --scale and --checkpoint choose the float network; an artifact brings its own.
+
+    Not for: photos with visible JPEG blocks, noise or motion blur, and small text. The networks learned to undo a clean
+    reduction, so they sharpen such faults with everything else.
+    """
+    from apps.terminal import say
+    from apps.upscaling.batch import upscale_photos
+    from apps.upscaling.photo import PhotoOptions
+    from apps.upscaling.runners import UpscalerChoice
+
+    options = PhotoOptions(
+        overlap=overlap,
+        frames=frames,
+        strip_metadata=strip_metadata,
+        background=_colour(background),
+        max_megapixels=max_megapixels,
+    )
+    choice = UpscalerChoice(artifact=artifact, model=model, scale=scale, checkpoint=checkpoint, threads=threads)
+    with working(json_file) as progress:
+        report = upscale_photos(
+            photos,
+            output,
+            choice=choice,
+            options=options,
+            suffix=None if image_format is None else f".{image_format.lower().lstrip('.')}",
+            skip_existing=skip_existing,
+            overwrite=overwrite,
+            announce=lambda forecast: say(_announced(forecast)),
+            progress=progress,
+        )
+    for result in report.photos:
+        say(_done(result))
+    if report.skipped:
+        say(f"{len(report.skipped)} left as they were: their results exist")
+    save("upscale", report, json_file)
+    for failure in report.failures:
+        complain(f"{failure.source.name}: {failure.reason}")
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def _announced(forecast: Forecast) -> str:
+    height, width = forecast.sr_size
+    what = f"{width}x{height} pixels" if forecast.photos == 1 else f"{forecast.photos} photos, at most {width}x{height}"
+    tiles = f"{forecast.tiles:,} tile{'s' if forecast.tiles > 1 else ''}"
+    time = "" if forecast.seconds is None else f", about {_duration(forecast.seconds)}"
+    return f"{what}, {tiles}{time}, {forecast.memory_bytes / 1e9:.1f} GB, with {forecast.name}"
+
+
+def _done(result: UpscaleResult) -> str:
+    (low, high), notes = (result.lr_size, result.sr_size), "".join(f"; {note}" for note in result.notes)
+    frames = f", {result.frames} pictures" if result.frames > 1 else ""
+    return f"{result.output}: {low[1]}x{low[0]} -> {high[1]}x{high[0]}{frames}, {result.seconds:.1f} s{notes}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        whole = max(1, round(seconds))
+        return f"{whole} second{'s' if whole > 1 else ''}"
+    minutes = seconds / 60
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    from PIL import ImageColor
+
+    try:
+        red, green, blue, *_ = ImageColor.getrgb(text)
+    except ValueError:
+        raise ConfigError(f"expected a colour for --background, got {text!r}; write white or #ffffff, say") from None
+    return red, green, blue

@@ -1,0 +1,1 @@
+"""Photos made larger: which files, with what, into which files, and what each of them keeps."""
