@@ -259,7 +259,9 @@ def _show_as_text(figure: Figure) -> None:
         for axis in (axes.xaxis, axes.yaxis):
             if isinstance(axis.get_major_locator(), FixedLocator):  # or the labels are matplotlib's own
                 labels = [label.get_text() for label in axis.get_ticklabels()]
-                axis.set_ticks(axis.get_ticklocs(), [_drawn(label) for label in labels])
+                drawn = [_drawn(label) for label in labels]
+                if drawn != labels:
+                    axis.set_ticks(axis.get_ticklocs(), drawn)
 
 
 def _drawn(text: str) -> str:

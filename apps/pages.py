@@ -55,11 +55,12 @@ def _shown(value: Any) -> Any:
     return visible(value, limit=_MAX_TEXT) if type(value) is str else value
 
 
-def _data_uri(png: bytes) -> str:
-    import markupsafe
+class _DataUri(str):
+    """A picture in a page: our own, and longer than any text."""
 
-    # Marked as safe: it is ours, and longer than any text.
-    return markupsafe.Markup("data:image/png;base64," + base64.b64encode(png).decode("ascii"))
+
+def _data_uri(png: bytes) -> str:
+    return _DataUri("data:image/png;base64," + base64.b64encode(png).decode("ascii"))
 
 
 _FILTERS: dict[str, Callable[..., Any]] = {

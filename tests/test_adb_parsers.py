@@ -65,7 +65,13 @@ def test_a_single_run_is_its_own_mean() -> None:
     assert (found.count, found.mean_ms, found.min_ms, found.max_ms, found.std_ms) == (1, 0.5, 0.5, 0.5, 0.0)
 
 
-@pytest.mark.parametrize("text", ["", "INFO: STARTING!\nINFO: count=3 first=1 curr=1 min=1 max=1 avg=1 std=0\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "INFO: STARTING!\nINFO: count=3 first=1 curr=1 min=1 max=1 avg=1 std=0\n"),
+        "count=[ first=1 curr=1\ncount=3 first=1 curr=1 avg=1\n",
+    ],
+)
 def test_a_log_that_ends_early_is_one_line_of_error(text: str) -> None:
     with pytest.raises(RunnerError, match="expected a warm-up and a timed 'count=' line"):
         parse_benchmark_model(text)

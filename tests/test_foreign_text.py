@@ -140,3 +140,12 @@ def test_a_phone_of_any_name_is_shown(capsys: pytest.CaptureFixture[str]) -> Non
 def test_markup_of_our_own_is_not_read_either(capsys: pytest.CaptureFixture[str]) -> None:
     console().print("[red]:x:[/red]")
     assert capsys.readouterr().out == "[red]:x:[/red]\n"
+
+
+def test_nothing_is_printed_or_drawn_past_the_helpers() -> None:
+    apps_folder = Path(apps.progress.__file__).parent
+    own = {"Table(": "terminal.py", ".savefig(": "figures.py", "rich.markup": None, "typer.echo(": None}
+    sources = {file: file.read_text(encoding="utf-8") for file in apps_folder.rglob("*.py")}
+    assert len(sources) > 50
+    found = {(word, file.name) for file, text in sources.items() for word in own if word in text}
+    assert found == {(word, file) for word, file in own.items() if file is not None}

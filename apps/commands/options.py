@@ -19,6 +19,7 @@ from apps.destinations import (
 )
 from apps.progress import Progress, progress_bars
 from apps.results import Result, check_json_target, envelope, json_text, write_json
+from apps.streams import say_aside
 from edge_sr.errors import ConfigError
 from edge_sr.sizes import format_size, parse_size
 
@@ -67,7 +68,7 @@ def read_tile(text: str) -> tuple[int, int]:
     """
     size = parse_size(text, "tile", "128x128")
     if size[0] != size[1]:
-        typer.echo(f"tile: {format_size(size)}", err=True)
+        say_aside(f"tile: {format_size(size)}")
     return size
 
 

@@ -70,7 +70,8 @@ def parse_benchmark_model(text: str) -> PrintedStatistics:
     for raw in text.splitlines():
         line = _PREFIX.sub("", raw, count=1)
         if line.startswith("count="):
-            counts.append({name: _measured(name, value) for name, value in _FIELD.findall(line)})
+            fields = {name: _measured(name, value) for name, value in _FIELD.findall(line)}
+            counts += [fields] if "count" in fields else []
         elif line.startswith(("Inference timings in us:", "Average inference timings in us:")):
             found = re.findall(rf"([A-Z][\w ()]{{0,40}}|no stats): ({_NUMBER})", line.split("in us:", 1)[1])
             inference = {name.strip(): _measured(name, value) for name, value in found}
