@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 
 from converters.graphs.coreml_reader import read_coreml
 from converters.graphs.executorch_reader import read_executorch
 from converters.graphs.graph import ComputeGraph, canonical_sha256
 from converters.graphs.tflite_reader import read_tflite
-from edge_sr.errors import ArtifactError, ConfigError
+from edge_sr.errors import ArtifactError, ConfigError, EdgeSRError, MissingToolError, reason_of
 
 READERS: dict[str, Callable[[Path], ComputeGraph]] = {
     "tflite": read_tflite,
     "executorch": read_executorch,
     "coreml": read_coreml,
 }
+# The package whose schema a reader reads by: another release of it may know of more options, and hash those too.
+_SCHEMA_PACKAGES = {"tflite": "ai-edge-litert", "executorch": "executorch", "coreml": "coremltools"}
 
 
 def read_graph(path: Path, target: str) -> ComputeGraph:
@@ -28,7 +33,8 @@ def read_graph(path: Path, target: str) -> ComputeGraph:
     """
     if target not in READERS:
         raise ConfigError(f"target must be one of {', '.join(READERS)}, got {target!r}")
-    return READERS[target](path)
+    with _damage_named(path):
+        return READERS[target](path)
 
 
 def file_canonical_sha256(path: Path, target: str) -> str | None:
@@ -40,6 +46,63 @@ def file_canonical_sha256(path: Path, target: str) -> str | None:
         ConfigError, MissingToolError: as for :func:`read_graph`.
     """
     try:
-        return canonical_sha256(read_graph(path, target), target=target)
+        return _read_canonical_sha256(path, target)
     except ArtifactError:
         return None
+
+
+def check_canonical_sha256(
+    path: Path, target: str, *, recorded: str, tool_versions: Mapping[str, str], file_hashes: tuple[str, ...]
+) -> None:
+    """Refuse a model file that computes something else than was recorded of it at export.
+
+    Nothing is compared, and hashes and self-test alone speak, where this machine would read the file otherwise: under
+    another release of edge-sr or of the package that brings the format's schema, or without that package.
+
+    Args:
+        path: model file or ``.mlpackage`` folder.
+        target: as recorded.
+        recorded: the digest.
+        tool_versions: as recorded, package -> version.
+        file_hashes: SHA-256 of the bytes behind ``path``, just computed: equal ones are read once in a process.
+    Raises:
+        ArtifactError: the digests differ, or the file cannot be looked into any more.
+    """
+    package = _SCHEMA_PACKAGES.get(target)
+    if package is None or any(_installed(name) != tool_versions.get(name) for name in ("edge-sr", package)):
+        return
+    try:
+        found = _canonical_sha256(path, target, file_hashes)
+    except MissingToolError:
+        return
+    if found != recorded:
+        raise ArtifactError(f"{path}: expected what was exported, got a file that computes something else")
+
+
+@lru_cache(maxsize=64)
+def _canonical_sha256(path: Path, target: str, file_hashes: tuple[str, ...]) -> str:
+    return _read_canonical_sha256(path, target)
+
+
+def _read_canonical_sha256(path: Path, target: str) -> str:
+    graph = read_graph(path, target)
+    with _damage_named(path):
+        return canonical_sha256(graph, target=target)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Readers follow a damaged file wherever its offsets lead, generated ones and packages of others among them."""
+    try:
+        yield
+    except (EdgeSRError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001  (whatever they raise there, the file is to blame)
+        raise ArtifactError(f"expected a whole model file at {path}, got a damaged one ({reason_of(error)})") from None
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "from source" if package == "edge-sr" else None

@@ -21,6 +21,7 @@ from edge_sr.errors import ArtifactError
 
 Array = NDArray[Any]
 
+# Digests recorded by this very release are compared at loading (:mod:`converters.graphs`), those of others are not.
 CANONICAL_FORMAT = "edge-sr-graph-1"
 
 
@@ -122,6 +123,15 @@ class ComputeGraph:
     outputs: tuple[int, ...]
     interface: tuple[str, ...] = ()
     flexible: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        places = [*self.inputs, *self.outputs]
+        for node in self.nodes:
+            places += [*node.outputs, *(index for index in node.inputs if index is not None)]
+        if any(not 0 <= index < len(self.values) for index in places):
+            raise ArtifactError(
+                f"expected references to {len(self.values)} values, got one beyond: the file is damaged"
+            )
 
     def operations(self) -> dict[str, int]:
         """Kind -> number of nodes, sorted by kind."""
