@@ -7,15 +7,21 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from edge_sr.errors import EdgeSRError
+from edge_sr.signals import ended_like_interrupted, interrupted_status
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
-    """Call a script's ``main`` and leave with the status it returns, or with that of its error."""
+    """Call a script's ``main`` and leave with the status it returns, or with that of its error.
+
+    SIGTERM does what Ctrl-C does; the status is 143 then, and 130 after Ctrl-C.
+    """
     try:
-        sys.exit(main())
+        with ended_like_interrupted():
+            status = main()
+        sys.exit(status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(interrupted_status())
     except EdgeSRError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
