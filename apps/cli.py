@@ -28,8 +28,7 @@ from apps.machine import package_version
 from apps.streams import complain, prepare_streams
 from edge_sr import __version__
 from edge_sr.errors import EdgeSRError
-
-INTERRUPTED = 130
+from edge_sr.signals import INTERRUPTED, ended_like_interrupted, interrupted_status
 
 _ARTIFACT = "out/artifacts/idsa_net_mobile_x4_w8a8_tflite_128x128"
 
@@ -154,13 +153,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after the program's name; default those of this process.
     Returns:
         0; 1 where something looked at is broken, or differs; 2 for bad input or a step that failed; 3 where a gate
-        failed; 130 after Ctrl-C. Every failure prints one line on stderr, never a traceback for anything a user can
-        cause.
+        failed; 130 after Ctrl-C, and 143 after SIGTERM, which does the same. Every failure prints one line on stderr,
+        never a traceback for anything a user can cause.
     """
     prepare_streams()
-    command = typer.main.get_command(app)
     try:
-        command.main(args=None if arguments is None else list(arguments), prog_name="edge-sr")
+        with ended_like_interrupted():
+            command = typer.main.get_command(app)
+            command.main(args=None if arguments is None else list(arguments), prog_name="edge-sr")
     except EdgeSRError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(message: str, status: int) -> int:
     complain(message)
-    return status
+    return interrupted_status() if status == INTERRUPTED else status
 
 
 if __name__ == "__main__":

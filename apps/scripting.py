@@ -8,16 +8,22 @@ from typing import NoReturn
 
 from apps.streams import complain, prepare_streams, say_aside
 from edge_sr.errors import EdgeSRError
+from edge_sr.signals import ended_like_interrupted, interrupted_status
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
-    """Call a script's ``main`` and leave with the status it returns, or with that of its error."""
+    """Call a script's ``main`` and leave with the status it returns, or with that of its error.
+
+    SIGTERM does what Ctrl-C does; the status is 143 then, and 130 after Ctrl-C.
+    """
     prepare_streams()
     try:
-        sys.exit(main())
+        with ended_like_interrupted():
+            status = main()
+        sys.exit(status)
     except KeyboardInterrupt:
         say_aside("interrupted")
-        sys.exit(130)
+        sys.exit(interrupted_status())
     except EdgeSRError as error:
         complain(error)
         sys.exit(error.exit_code)

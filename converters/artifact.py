@@ -138,19 +138,24 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def load_artifact(path: Path) -> Artifact:
+def load_artifact(path: Path, *, compare_computation: bool = True) -> Artifact:
     """Read and verify an artifact folder; nothing is handed to a runtime.
 
     An artifact that another process replaces meanwhile is read again: half of each would look damaged.
 
+    Args:
+        path: the folder.
+        compare_computation: also compare what the main file computes with the digest that export recorded, which takes
+            one reading of it and the package with its schema; False in a process that works for one that has done so.
     Raises:
-        ArtifactError: missing, unreadable, unknown fields or version, or a file that is missing, truncated or altered.
+        ArtifactError: missing, unreadable, unknown fields or version, or a file that is missing, truncated, altered, or
+            that computes something else than was exported, whatever hash stands there.
     """
     path = Path(path)
     while True:
         before = _identity(path)
         try:
-            return _loaded(path)
+            return _loaded(path, compare_computation)
         except ArtifactError:
             if _identity(path) == before:
                 raise
@@ -165,7 +170,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_ctime_ns  # the numbers of folders are given again
 
 
-def _loaded(path: Path) -> Artifact:
+def _loaded(path: Path, compare_computation: bool) -> Artifact:
     try:
         if not path.is_dir():
             state = "a file" if path.exists() else "nothing"
@@ -176,6 +181,8 @@ def _loaded(path: Path) -> Artifact:
         for name, entry in meta.files.items():
             _check_file(path / name, entry)
         _check_nothing_else(path, meta)
+        if compare_computation:
+            _check_computation(path, meta)
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}; check names and permissions") from None
     return Artifact(path=path, meta=meta)
@@ -255,6 +262,28 @@ def _check_nothing_else(path: Path, meta: ArtifactMeta) -> None:
             known = name in parents if entry.is_dir() else name in meta.files
             if not known:
                 raise ArtifactError(f"{entry}: expected only the files that export wrote, got one more; remove it")
+
+
+def _check_computation(path: Path, meta: ArtifactMeta) -> None:
+    """Hashes tell nothing once somebody has written them anew for an altered file; the digest of what it computes does.
+
+    An artifact without one (of an earlier release, or of what is not looked into) stays as good as its hashes.
+    """
+    if meta.canonical_sha256 is None:
+        return
+    from converters.graphs import check_canonical_sha256
+
+    names = sorted(name for name in meta.files if name == meta.main_file or name.startswith(f"{meta.main_file}/"))
+    try:
+        check_canonical_sha256(
+            path / meta.main_file,
+            meta.target,
+            recorded=meta.canonical_sha256,
+            tool_versions=meta.tool_versions,
+            file_hashes=tuple(meta.files[name].sha256 for name in names),
+        )
+    except ArtifactError as error:
+        raise ArtifactError(f"{_one_line(str(error))}; {_EXPORT_AGAIN}") from None
 
 
 def _check_file(path: Path, entry: FileEntry) -> None:

@@ -24,6 +24,10 @@ DTYPES = ("float32", "float16", "uint8", "int8")
 LAYOUTS = ("NHWC", "NCHW", "image")
 # Larger than any tile that export makes; a promise of more memory than machines have must not get as far as a runtime.
 MAX_TILE_SIDE = 4096
+# What a machine's numbers and a reader's stack hold; whatever is beyond them was never written by export.
+_LARGEST_WHOLE = 2**63 - 1
+_DEEPEST = 50
+_JSON = f"JSON of whole characters and finite numbers of 63 bits, nested {_DEEPEST} deep at most"
 # Fields that artifacts of earlier releases lack, and that are left out where they say nothing.
 _OPTIONAL = frozenset({"self_test", "canonical_sha256"})
 
@@ -203,7 +207,8 @@ class ArtifactMeta:
         self._check_files()
         versions = isinstance(self.tool_versions, dict) and all(map(_is_text, self.tool_versions.values()))
         _expect(versions, f"tool_versions must map packages to versions, got {self.tool_versions!r}")
-        _expect(isinstance(self.measured, dict), f"measured must be an object, got {self.measured!r}")
+        _expect(isinstance(self.measured, dict), f"measured must be an object, got {type(self.measured).__name__}")
+        _expect(_is_json(self.measured), f"measured must be {_JSON}")
         for name in ("checkpoint_sha256", "calibration_sha256", "canonical_sha256"):
             value = getattr(self, name)
             _expect(_is_sha256(value) or (value is None and name[1] == "a"), f"{name} must be 64 hex digits")
@@ -255,6 +260,7 @@ class ArtifactMeta:
             ArtifactError: another format or version, unknown or missing fields, wrong types, or an altered text.
         """
         _expect(isinstance(data, dict), f"expected a JSON object, got {type(data).__name__}")
+        _expect(_is_json(data), f"expected {_JSON}")
         body = dict(data)
         found = body.get("format")
         _expect(found == FORMAT, f"expected format {FORMAT!r}, got {found!r}; use the release that wrote it")
@@ -326,8 +332,19 @@ def _is_sha256(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
+def _is_json(value: Any, depth: int = _DEEPEST) -> bool:
+    """Whether a value can be written as JSON, read again by any reader, and shown."""
+    if isinstance(value, dict | list | tuple):
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        named = not isinstance(value, dict) or all(isinstance(name, str) for name in value)
+        return depth > 0 and named and all(_is_json(entry, depth - 1) for entry in inner)
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return value is None or isinstance(value, bool) or _is_whole(value) or _is_number(value)
+
+
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_WHOLE
 
 
 def _is_count(value: Any) -> bool:
@@ -335,7 +352,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _is_text(value: Any) -> bool:

@@ -152,6 +152,11 @@ class Child:
         threading.Thread(target=_read_answers, args=(self._process.stdout, self._answers), daemon=True).start()
         self._finalizer = weakref.finalize(self, _end, self._process, self._stderr)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked anything: neither closed nor dead."""
+        return self._finalizer.alive and self._process.poll() is None
+
     def ask(self, request: Mapping[str, Any], data: bytes = b"", *, timeout_s: float) -> tuple[dict[str, Any], bytes]:
         """Send one request and wait for its answer (a JSON object and raw bytes).
 

@@ -60,9 +60,10 @@ def place_folder(fresh: Path, target: Path) -> None:
                 raise
         try:
             place_new_folder(fresh, target)
+            return
         except FileExistsError:
-            continue  # another process was quicker
-        return
+            if not target.is_dir():
+                raise  # else another process was quicker
 
 
 def _exchanged(one: Path, other: Path) -> bool:

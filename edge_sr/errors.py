@@ -85,7 +85,17 @@ def cause_of(error: BaseException, *, limit: int = 300) -> str:
 # What reading raises where a file contradicts itself: a place that does not exist, a number that is none, a name that
 # means nothing, a size that no memory holds.
 _CONTRADICTIONS = (
-    *(ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, StopIteration, TypeError, ValueError),
+    *(
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        StopIteration,
+        TypeError,
+        ValueError,
+    ),
     struct.error,
 )
 

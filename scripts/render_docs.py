@@ -40,6 +40,7 @@ RESULT_NAMES = (
     "idsa_net_x4",
     "published_x4",
     "quantization_x4",
+    "reliability",
     "sensitivity_x4",
     "statistics_x4",
     "training_idsa_net_mobile_x4",

@@ -179,6 +179,23 @@ def test_a_folder_takes_the_name_of_another_and_nothing_else_is_left(
         assert names(tmp_path) == ["target"]
 
 
+@pytest.mark.parametrize("kind", ["file", "link to a file", "dangling link"])
+def test_what_is_no_folder_is_not_replaced_by_one(tmp_path: Path, kind: str) -> None:
+    target, fresh = tmp_path / "target", folder_of(tmp_path / "new", "new")
+    (tmp_path / "file").write_bytes(b"precious")
+    match kind:
+        case "file":
+            target.write_bytes(b"precious")
+        case "link to a file":
+            target.symlink_to(tmp_path / "file")
+        case _:
+            target.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match=r"directory|exists"):
+        place_folder(fresh, target)
+    assert (fresh / "content").read_text() == "new"
+    assert target.is_symlink() or target.read_bytes() == b"precious"
+
+
 @pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="Windows cannot exchange two names")
 def test_this_system_exchanges_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:

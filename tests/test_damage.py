@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from damage import damages, one_line, resize, rewrite, write_digested
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from converters.artifact import fingerprint, load_artifact, write_artifact
+from converters.artifact import ArtifactMeta, fingerprint, load_artifact, record_measured, write_artifact
+from converters.graphs import file_canonical_sha256
 from edge_sr.errors import ArtifactError
 from fakes import fake_artifact
 
@@ -107,7 +110,7 @@ def test_nothing_may_be_added_to_a_package(folder: Path, tmp_path: Path, kind: s
     "name",
     [
         *("../model.bin", "/etc/passwd", "a/../../b", "./model.bin", "a//b", "", ".", "..", "package/", "a\\b", "C:b"),
-        *("a\0b", "a\nb", "\ud800", "\x1b[31m", "x" * 300, "Artifact.JSON", "\u202eb"),
+        *("a\0b", "a\nb", "\x1b[31m", "x" * 300, "Artifact.JSON", "\u202eb"),
     ],
 )
 def test_a_name_that_could_mean_another_place_is_refused(folder: Path, name: str) -> None:
@@ -184,7 +187,12 @@ def test_a_size_or_type_that_cannot_be_is_refused(folder: Path, kind: str) -> No
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -(2**63), 2**63 - 1, 2**63, "\ud800", json.loads("[" * 60 + "]" * 60)])
+    | st.floats()
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
@@ -211,9 +219,69 @@ def test_any_value_in_any_place_is_taken_as_it_is_or_refused_in_one_line(folder:
         event("taken")
         refusal = None
         assert loaded.items() >= content.items()
+        json.dumps(loaded, ensure_ascii=False, allow_nan=False).encode()
     finally:
         path.write_text(whole)
     assert refusal is None or one_line(refusal)
+
+
+IMPOSSIBLE: dict[str, Any] = {
+    "a number beyond floats": 10**400,
+    "a number that no text holds": 10**5000,
+    "a number beyond 63 bits": 2**63,
+    "not a number": float("nan"),
+    "infinity": float("inf"),
+    "half a character": "\ud800",
+    "half a character as a name": {"\udfff": 1},
+    "a number as a name": {1: 1},
+    "bytes": b"x",
+    "without end": json.loads("[" * 900 + "]" * 900),
+}
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_what_no_machine_reads_back_is_refused_in_every_place(folder: Path, kind: str) -> None:
+    whole = json.loads((folder / "artifact.json").read_text())
+    count = len(list(places(whole)))
+    assert count > 60
+    for place in range(count):
+        changed = json.loads(json.dumps(whole))
+        node, key = list(places(changed))[place]
+        node[key] = IMPOSSIBLE[kind]
+        with pytest.raises(ArtifactError) as caught:
+            ArtifactMeta.from_json(changed)
+        assert one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [value for kind, value in IMPOSSIBLE.items() if kind != "a number that no text holds"]
+)
+def test_results_that_no_machine_reads_back_are_not_recorded(folder: Path, value: Any) -> None:
+    before = (folder / "artifact.json").read_bytes()
+    with pytest.raises(ArtifactError, match="measured must be JSON"):
+        record_measured(load_artifact(folder), {"latency_ms": value})
+    assert (folder / "artifact.json").read_bytes() == before
+
+
+BOOLEANS = ("scale", "overlap", "tile", "stride", "pattern", "size_bytes", "delegates", "shape", "zero_point", "qscale")
+
+
+@pytest.mark.parametrize("name", BOOLEANS)
+def test_a_truth_value_is_no_number(folder: Path, name: str) -> None:
+    data = json.loads((folder / "artifact.json").read_text())
+    data["self_test"] = dict(SELF_TEST)
+    data["io"]["model.bin"]["input"].update(qscale=1.0, zero_point=0)
+    holder = next(node for node, key in places(data) if key == name)
+    holder[name] = [True, *holder[name][1:]] if isinstance(holder[name], list) else True
+    with pytest.raises(ArtifactError) as caught:
+        ArtifactMeta.from_json(redigested(data))
+    assert name in str(caught.value)
+
+
+def redigested(data: dict[str, Any]) -> dict[str, Any]:
+    body = {key: value for key, value in data.items() if key != "sha256"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return {**body, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def places(node: Any) -> Iterator[tuple[Any, Any]]:
@@ -231,3 +299,84 @@ def test_an_unreadable_folder_is_one_line(folder: Path, monkeypatch: pytest.Monk
     assert "Permission denied" in assert_refused(folder)
     monkeypatch.undo()
     assert "cannot read" in assert_refused(folder / ("x" * 300))
+
+
+# ------------------------------------------------------------------------------------------- hashes that were made anew
+@pytest.fixture
+def computing(tmp_path: Path) -> Path:
+    """An artifact whose model computes something, with a digest of that."""
+    pytest.importorskip("ai_edge_litert", reason="it brings the schema")
+    from tiny_tflite import TinyModel
+
+    tiny = TinyModel()
+    rng = np.random.default_rng(0)
+    x, y = tiny.tensor((1, 16, 16, 3)), tiny.tensor((1, 16, 16, 3), name="y")
+    weight = tiny.tensor((3, 3, 3, 3), data=rng.normal(size=(3, 3, 3, 3)), name="weight")
+    bias = tiny.tensor((3,), data=rng.normal(size=3), name="bias")
+    tiny.op("CONV_2D", [x, weight, bias], [y], "Conv2D", strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+    plain = load_artifact(fake_artifact(tmp_path))
+    tiny.write(tmp_path / "source" / "model.bin", [x], [y])
+    meta = replace(
+        plain.meta,
+        files=fingerprint(tmp_path / "source", ["model.bin"]),
+        canonical_sha256=file_canonical_sha256(tmp_path / "source" / "model.bin", "tflite"),
+        tool_versions={name: metadata.version(name) for name in ("edge-sr", "ai-edge-litert")},
+    )
+    return write_artifact(tmp_path / "computing", meta=meta, source=tmp_path / "source").path
+
+
+def rehash(path: Path) -> None:
+    rewrite(path, lambda data: data.update(files={"model.bin": asdict(fingerprint(path, ["model.bin"])["model.bin"])}))
+
+
+def test_another_weight_is_refused_whatever_its_hash_says(computing: Path) -> None:
+    model = computing / "model.bin"
+    sound = model.read_bytes()
+    weights = np.random.default_rng(0).normal(size=(3, 3, 3, 3)).astype(np.float32).tobytes()
+    start = sound.index(weights)
+    for bit in np.random.default_rng(1).integers(8 * len(weights), size=60):
+        damaged = bytearray(sound)
+        damaged[start + bit // 8] ^= 1 << (bit % 8)
+        model.write_bytes(damaged)
+        rehash(computing)
+        assert "computes something else" in assert_refused(computing)
+
+
+def test_every_damage_under_new_hashes_is_refused_in_one_line_or_changes_no_computation(computing: Path) -> None:
+    model = computing / "model.bin"
+    sound = model.read_bytes()
+    digest = load_artifact(computing).meta.canonical_sha256
+    refused = 0
+    for kind, damaged in damages(sound, bytes(len(sound)), 5, 150):
+        model.write_bytes(damaged)
+        rehash(computing)
+        if file_canonical_sha256(model, "tflite") == digest:
+            assert load_artifact(computing).meta.canonical_sha256 == digest, kind
+        else:
+            assert_refused(computing)
+            refused += 1
+    assert refused > 100
+
+
+def test_another_name_in_the_model_computes_the_same_and_is_taken(computing: Path) -> None:
+    model = computing / "model.bin"
+    model.write_bytes(model.read_bytes().replace(b"weight", b"Weight"))
+    rehash(computing)
+    assert load_artifact(computing).main_path == model
+
+
+@pytest.mark.parametrize("case", ["no digest", "another release", "another schema"])
+def test_a_digest_is_compared_by_those_who_would_make_the_same_one(computing: Path, case: str) -> None:
+    def change(data: dict[str, Any]) -> None:
+        match case:
+            case "no digest":
+                del data["canonical_sha256"]
+            case "another release":
+                data["tool_versions"]["edge-sr"] = "0.0.1"
+            case _:
+                data["tool_versions"]["ai-edge-litert"] = "2.2.0"
+
+    rewrite(computing, lambda data: data.update(canonical_sha256="0" * 64))
+    assert_refused(computing)
+    rewrite(computing, change)
+    assert load_artifact(computing).meta.scale == 4

@@ -24,6 +24,7 @@ from edge_sr.checkpoints import save_checkpoint
 from edge_sr.errors import CheckpointError, ConfigError
 from edge_sr.images import write_image
 from edge_sr.networks import create_network
+from edge_sr.signals import ended_like_interrupted
 from edge_sr.training.run_folder import RunLock
 from edge_sr.training.snapshots import load_snapshot, previous_snapshot
 from quantization import QATConfig, QuantizedNetwork, calibrate, load_quantized, prepare, search_ranges, train_qat
@@ -76,7 +77,15 @@ def step_of(snapshot: Path) -> int:
     return int(state["step"])
 
 
-@pytest.mark.parametrize(("within", "call", "step"), [("_loss", 3, 3), ("_validate", 2, 4), ("_loss", 6, 6)])
+@pytest.mark.parametrize(
+    ("within", "call", "step", "sent"),
+    [
+        ("_loss", 3, 3, [signal.SIGINT]),
+        ("_validate", 2, 4, [signal.SIGINT]),
+        ("_loss", 6, 6, [signal.SIGINT]),
+        ("_loss", 3, 3, [signal.SIGTERM, signal.SIGTERM]),  # as timeout(1) sends them
+    ],
+)
 def test_ctrl_c_in_the_middle_of_a_step_loses_nothing(
     deployed: nn.Module,
     held_out: HeldOut,
@@ -86,6 +95,7 @@ def test_ctrl_c_in_the_middle_of_a_step_loses_nothing(
     within: str,
     call: int,
     step: int,
+    sent: list[signal.Signals],
 ) -> None:
     """Where the optimizer is behind the loss, and where averaged weights stand in for the trained ones."""
     whole, cut, resumed, snapshot = fresh(), fresh(), fresh(), tmp_path / "qat.pt"
@@ -94,12 +104,13 @@ def test_ctrl_c_in_the_middle_of_a_step_loses_nothing(
 
     def interrupted(*arguments: object) -> object:
         if next(calls) == call:
-            os.kill(os.getpid(), signal.SIGINT)
+            for number in sent:
+                os.kill(os.getpid(), number)
         return real(*arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, within, interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt), ended_like_interrupted():
             train_qat(cut, deployed, crops, CONFIG, held_out=held_out, snapshot=snapshot)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert step_of(snapshot) == step

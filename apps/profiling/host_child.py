@@ -41,7 +41,7 @@ def measure(*, artifact: str, threads: int, runs: int, max_seconds: float, until
     Returns:
         the fields of :class:`apps.results.Timing`.
     """
-    loaded = load_artifact(Path(artifact))
+    loaded = load_artifact(Path(artifact), compare_computation=False)  # nothing but the runtime may use memory here
     base_rss_bytes = peak_rss_bytes()
     # Opened twice: the first time imports the runtime's libraries, which is no part of loading a model.
     open_runner(loaded, threads=threads)

@@ -21,6 +21,7 @@ from edge_sr.errors import ArtifactError
 
 Array = NDArray[Any]
 
+# Digests recorded by this very release are compared at loading (:mod:`converters.graphs`), those of others are not.
 CANONICAL_FORMAT = "edge-sr-graph-1"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -34,6 +33,7 @@ from apps.progress import Progress, quiet
 from apps.streams import say_aside
 from converters.artifact import Artifact, load_artifact
 from edge_sr.errors import ConfigError, DataError, MissingToolError
+from edge_sr.signals import ended_like_interrupted
 
 # After the last result the page says good-bye; its answer should reach it.
 _FAREWELL_SECONDS = 3.0
@@ -135,7 +135,7 @@ def profile_in_browser(
         jobs=jobs, plan=options.plan(), own_addresses=own_addresses(), secure_url=options.https, progress=progress
     )
     with ExitStack() as stack:
-        stack.enter_context(_ended_like_interrupted())
+        stack.enter_context(ended_like_interrupted())
         server = _listen((EVERYWHERE if options.lan else LOOPBACK, options.port), board, runtime)
         stack.enter_context(_serving(server))
         if options.https:
@@ -192,19 +192,6 @@ def _serving(server: PageServer) -> Iterator[None]:
         if server.started:
             server.shutdown()
         server.server_close()
-
-
-@contextmanager
-def _ended_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does: by itself it would leave the browser that was started here, and no results."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _invitation(url: str, server: PageServer, options: BrowserOptions) -> list[str]:
