@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_sr.datasets import ImagePair, ImageSet, ImageSource, load_image_sets
-from edge_sr.errors import DataError, ImageError, reason_of
+from edge_sr.errors import DataError, ImageError, MissingToolError, reason_of
 from edge_sr.metrics import least_side
 
 
@@ -46,7 +46,7 @@ def scorable(image_set: ImageSet, *, with_ssim: bool = True) -> ImageSet:
             kept.append(source)
         except ImageError as error:
             broken.append(f"{path} ({reason_of(error.__cause__ or error)})")
-        except DataError as error:
+        except (DataError, MissingToolError) as error:
             broken.append(f"{path} ({error})")
     if broken:
         raise DataError(

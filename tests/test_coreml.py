@@ -453,7 +453,7 @@ def test_runner_says_that_core_ml_predicts_on_macos_only(
 ) -> None:
     monkeypatch.setattr(coreml_runner, "_platform", lambda: "linux")
     with pytest.raises(
-        RunnerError, match=r"predicts on macOS only, got linux: copy tiny_x2_fp16_coreml_16x24 to a Mac"
+        RunnerError, match=r"predicts on macOS only, got linux: copy tiny_x2_fp16_coreml_24x16 to a Mac"
     ):
         CoreMLRunner(artifacts["fp16"])
 
@@ -488,7 +488,7 @@ def test_runner_on_a_mac_hands_pictures_over_and_takes_them_back(artifacts: dict
     lr = np.random.default_rng(0).integers(0, 256, (*TILE, 3), dtype=np.uint8)
     np.testing.assert_array_equal(runner.run(lr), lr.repeat(2, axis=0).repeat(2, axis=1))
     for wrong in (lr[:-1], lr.transpose(1, 0, 2), lr.astype(np.float32)):
-        with pytest.raises(ShapeError, match=r"16x24 tile|uint8"):
+        with pytest.raises(ShapeError, match=r"tile of 24 wide, 16 high|uint8"):
             runner.run(wrong)
 
 

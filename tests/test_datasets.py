@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from apps.sensitivity import centre_crops
 from edge_sr.datasets import ImageSet, load_image_sets
-from edge_sr.errors import ConfigError, DataError
-from edge_sr.images import write_image
+from edge_sr.errors import ConfigError, DataError, MissingToolError
+from edge_sr.images import read_image, write_image
 from edge_sr.lr_check import check_lr_matches
 from edge_sr.resize import make_lr
 from edge_sr.scorable import load_scorable_sets
@@ -368,10 +368,10 @@ def test_images_that_are_not_read_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
-    for name in ("a.heic", "deep/b.HEIC", "deep/c.mov", "Thumbs.db"):
+    for name in ("a.cr3", "deep/b.CR3", "deep/c.mov", "Thumbs.db"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(DataError, match=r"got 3 files \(2 \.heic, 1 \.mov\); convert them"):
+    with pytest.raises(DataError, match=r"got 3 files \(2 \.cr3, 1 \.mov\); convert them"):
         load_image_sets(tmp_path, None, 4)
 
 
@@ -409,6 +409,22 @@ def test_all_broken_files_of_a_set_are_named_at_once(tmp_path: Path) -> None:
     for name in ("HR/a.png", "LRx4/c.png", "LRx4/d.png"):
         assert f"Set5/{name} (" in said
     assert "b.png" not in said
+
+
+def test_a_file_whose_reader_is_missing_is_named_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path) -> Image:
+        if path.suffix == ".tif":
+            raise MissingToolError("expected a reader of it, got none; install one")
+        return read_image(path)
+
+    monkeypatch.setattr("edge_sr.datasets.read_image", read)
+    _write(tmp_path / "a.png", _textured())
+    (tmp_path / "b.png").write_text("no picture")
+    (tmp_path / "c.tif").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"got 2 that cannot be used: .*b\.png .*c\.tif \(.*install one"):
+        load_scorable_sets(tmp_path, None, 4)
 
 
 def test_what_measures_single_images_names_one_that_is_too_small(tmp_path: Path) -> None:

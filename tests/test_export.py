@@ -74,7 +74,7 @@ def export(out_dir: Path, **changes: Any) -> Artifact:
 @pytest.mark.usefixtures("toolchain")
 def test_artifact_lands_under_its_default_name_with_only_its_own_files(tmp_path: Path) -> None:
     artifact = export(tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["toy_x2_fp32_tflite_16x24"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["toy_x2_fp32_tflite_24x16"]
     assert sorted(path.name for path in artifact.path.iterdir()) == ["artifact.json", "model.bin"]
     assert load_artifact(artifact.path) == artifact
 

@@ -312,9 +312,9 @@ def test_a_drawing_stays_in_training_and_held_out_drawings_are_mentioned(
 
 
 def test_a_folder_without_photos_says_what_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "a.heic").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"got 1 file \(1 \.heic\); put PNG"):
+    (tmp_path / "a.cr3").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"got 1 file \(1 \.cr3\); put PNG"):
         find_photos(tmp_path)
-    (tmp_path / "a.heic").unlink()
+    (tmp_path / "a.cr3").unlink()
     with pytest.raises(DataError, match="got none; put PNG"):
         find_photos(tmp_path)
