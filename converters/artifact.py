@@ -220,7 +220,7 @@ def record_measured(artifact: Artifact, results: Mapping[str, Any]) -> Artifact:
 
 
 def _exists(path: Path) -> ArtifactError:
-    return ArtifactError(f"expected a new path, got existing {path}; choose another one or allow overwriting")
+    return ArtifactError(f"expected a new path, got existing {path}; choose another one or use --overwrite")
 
 
 def _read_meta(path: Path) -> ArtifactMeta:

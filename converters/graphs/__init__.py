@@ -11,7 +11,7 @@ from converters.graphs.coreml_reader import read_coreml
 from converters.graphs.executorch_reader import read_executorch
 from converters.graphs.graph import ComputeGraph, canonical_sha256
 from converters.graphs.tflite_reader import read_tflite
-from edge_sr.errors import ArtifactError, ConfigError, refuse_damaged
+from edge_sr.errors import ArtifactError, ConfigError, MissingToolError, refuse_damaged
 
 READERS: dict[str, Callable[[Path], ComputeGraph]] = {
     "tflite": read_tflite,
