@@ -5,8 +5,9 @@
 
 Parts: ``history`` (several processes begin a history), ``record`` (several record in one artifact), ``overwrite``
 (a process is killed while it overwrites an artifact that another one reads), ``artifacts`` (flipped bits in the
-bundled mobile network's w8a8 artifact for TFLite, hashes made anew) and ``histories`` (flipped bits in a history). Each
-replaces its own section of the file, with its command, date, machine and versions. The machine need not be idle.
+bundled mobile network's w8a8 artifact for TFLite, hashes made anew), ``histories`` (flipped bits in a history) and
+``memory`` (photos enlarged by that artifact). Each replaces its own section of the file, with its command, date,
+machine and versions. The machine need not be idle.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from converters.artifact import Artifact
 from edge_sr.errors import ConfigError
 from scripts.measure import ROOT, Section, Subject, relative
 from scripts.reliability_damage import damage_artifacts, damage_histories
+from scripts.reliability_memory import measure_memory
 from scripts.reliability_writers import begin_histories, kill_while_overwriting, record_at_once
 
 RESULT = ROOT / "results" / "reliability.json"
@@ -46,6 +48,7 @@ PARTS: dict[str, Part] = {
     "histories": lambda options, work, progress: damage_histories(
         work, count=options.damaged, seed=options.seed, progress=progress
     ),
+    "memory": lambda options, work, progress: measure_memory(bundled(options.work), work, progress=progress),
 }
 
 

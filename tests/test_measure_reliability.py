@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import apps.upscaling.runners
 from apps.history.measurement import Measurement
 from apps.progress import quiet
 from converters.artifact import load_artifact
 from edge_sr.errors import ConfigError
-from fakes import fake_artifact
+from edge_sr.images import write_image
+from fakes import FAKE_TILE, fake_artifact
 from scripts import measure_reliability, reliability_damage, render_docs
 from scripts.reliability_damage import damage_histories, flipped
+from scripts.reliability_memory import upscale_watched
 from scripts.reliability_writers import begin_histories, kill_while_overwriting, record_at_once
 
 
@@ -75,3 +79,26 @@ def test_a_part_replaces_its_own_section_and_the_result_is_one_that_documents_kn
     assert measure_reliability.RESULT.stem in render_docs.RESULT_NAMES
     with pytest.raises(ConfigError, match="parts must be among history, record, overwrite"):
         measure_reliability.main(["nothing", "--work", str(tmp_path)])
+
+
+def test_the_memory_of_a_tile_is_seen_and_stands_beside_the_forecast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = 100_000_000
+
+    class Hungry:
+        name, scale, tile = "hungry", 4, FAKE_TILE
+
+        def run(self, lr: np.ndarray) -> np.ndarray:
+            memory = np.ones(held, np.uint8)  # ones: zeros are not in memory before they are written
+            time.sleep(0.2)  # twenty looks
+            return lr.repeat(4, axis=0).repeat(4, axis=1) * memory[0]
+
+    monkeypatch.setattr(apps.upscaling.runners, "open_checked_runner", lambda artifact, **_: Hungry())
+    write_image(tmp_path / "p.png", np.zeros((16, 16, 3), np.uint8))
+    found = upscale_watched(str(tmp_path / "p.png"), str(tmp_path / "large.png"), str(fake_artifact(tmp_path)))
+    assert found["peak_bytes"] - found["base_bytes"] > 0.9 * held
+    # 3 bytes of 16x16 pixels, and three times 64x64 pixels under way: 37,632 bytes, and the process itself.
+    # Announced right after it was forecast: in between, this process holds about the same.
+    assert abs(found["forecast_bytes"] - 37_632 - found["base_bytes"]) < 20_000_000
+    assert (found["tiles"], found["lr_size"], found["sr_size"]) == (1, [16, 16], [64, 64])
