@@ -97,8 +97,8 @@ def test_overlap_is_the_context_or_half_a_small_tile_or_as_given(
 
 
 BAD: dict[str, tuple[dict[str, Any], type[EdgeSRError]]] = {
-    "multiples of 8, got 20x24; in place of 20 use 16 or 24": ({"tile": (20, 24)}, ConfigError),
-    "from 8 to 1024 pixels, got 0x16": ({"tile": (0, 16)}, ConfigError),
+    "multiples of 8, got 24 wide, 20 high; in place of 20 use 16 or 24": ({"tile": (20, 24)}, ConfigError),
+    "from 8 to 1024 pixels, got 16 wide, 0 high": ({"tile": (0, 16)}, ConfigError),
     "from 8 to 1024 pixels, got 2048 wide, 16 high": ({"tile": (16, 2048)}, ConfigError),
     "two whole numbers": ({"tile": (16, 16, 16)}, ConfigError),
     "overlap must be from 0 to 15": ({"overlap": 16}, ConfigError),

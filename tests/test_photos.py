@@ -214,6 +214,54 @@ def test_heic_is_read_with_pillow_heif_and_named_without(tmp_path: Path, monkeyp
         read_photo(tmp_path / "p.heic")
 
 
+def test_16_bit_white_is_zero_is_not_read_as_a_negative(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "w.tif", DEEP[..., 0], photometric="miniswhite")
+    np.testing.assert_array_equal(read_photo(tmp_path / "w.tif").pixels[..., 0], 65535 - DEEP[..., 0])
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_16_bit_premultiplied_colour_is_divided_as_a_whole(tmp_path: Path, byteorder: Any) -> None:
+    stored = np.tile(np.array([9000, 6000, 3000, 128 * 257], np.uint16), (4, 5, 1))
+    tifffile.imwrite(tmp_path / "p.tif", stored, photometric="rgb", extrasamples=["assocalpha"], byteorder=byteorder)
+    photo = read_photo(tmp_path / "p.tif")
+    # 9000 * 65535 / (128 * 257) = 17929.69
+    assert photo.pixels[0, 0].tolist() == [17930, 11953, 5977]
+    assert photo.alpha is not None
+    assert (photo.alpha == 128 * 257).all()
+
+
+def test_16_bit_cmyk_says_that_it_became_8(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "c.tif", DEEP, photometric="separated")
+    assert "16 bits a channel became 8" in read_photo(tmp_path / "c.tif").notes
+
+
+def test_pages_have_their_own_profile_and_resolution(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "own.tif") as writer:
+        writer.write(np.zeros((3, 4, 3), np.uint8), photometric="rgb")
+        writer.write(np.zeros((3, 4, 3), np.uint8), photometric="rgb", iccprofile=SRGB)
+        writer.write(np.zeros((3, 4, 3), np.uint8), photometric="rgb", resolution=(300, 300), resolutionunit=2)
+    held = [photo.metadata for photo in read_photos(tmp_path / "own.tif")]
+    assert [metadata.icc is not None for metadata in held] == [False, True, False]
+    assert held[2].dpi == (300.0, 300.0)
+    assert held[0].exif is None or b"shape" not in held[0].exif, "what tifffile says of its array is no description"
+
+
+def test_colour_spaces_told_by_numbers_are_named(tmp_path: Path) -> None:
+    def cicp(primaries: int, transfer: int) -> bytes:
+        body = b"cICP" + bytes([primaries, transfer, 0, 1])
+        return struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body))
+
+    photo = read_photo(_png(tmp_path / "pq.png", DEEP[..., :3], 2, cicp(9, 16)))
+    assert photo.notes == ("the colour space was left out (primaries 9, transfer 16 of H.273)",)
+    assert read_photo(_png(tmp_path / "srgb.png", DEEP[..., :3], 2, cicp(1, 13))).notes == ()
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "e.jpg").touch()
+    with pytest.raises(ImageError, match="an empty file; fetch it again"):
+        read_photo(tmp_path / "e.jpg")
+
+
 # ------------------------------------------------------------------------------------------------------------ writing
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("bits", [8, 16])
@@ -275,7 +323,7 @@ def test_a_profile_of_another_kind_than_the_pixels_is_named(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
 def test_frames_come_back_as_written(tmp_path: Path, name: str) -> None:
     frames = [np.full((4, 5, 3), level, np.uint8) for level in (10, 120, 240)]
-    write_frames(tmp_path / name, list(frames), durations_ms=[50, 60, 70], loop=0, metadata=Metadata())
+    write_frames(tmp_path / name, list(frames), durations_ms=[50, 60, 70], loop=0, metadata=[Metadata()] * 3)
     photos = list(read_photos(tmp_path / name))
     assert [int(photo.pixels[0, 0, 0]) for photo in photos] == [10, 120, 240]
     if name != "a.tif":
@@ -284,7 +332,7 @@ def test_frames_come_back_as_written(tmp_path: Path, name: str) -> None:
 
 def test_pages_may_differ_in_size_and_depth(tmp_path: Path) -> None:
     pages = [DEEP[..., :3], (DEEP[:4, :4, :1] >> 8).astype(np.uint8)]
-    write_frames(tmp_path / "p.tif", list(pages), durations_ms=[0, 0], loop=None, metadata=Metadata())
+    write_frames(tmp_path / "p.tif", list(pages), durations_ms=[0, 0], loop=None, metadata=[Metadata()] * 2)
     first, second = read_photos(tmp_path / "p.tif")
     np.testing.assert_array_equal(first.pixels, pages[0])
     np.testing.assert_array_equal(second.pixels[..., :1], pages[1])
@@ -294,7 +342,7 @@ def test_one_picture_goes_into_no_gif_and_several_into_no_jpeg(tmp_path: Path) -
     with pytest.raises(ImageError, match="ending in"), writing_photo(tmp_path / "a.gif", height=1, width=1, channels=3):
         pass
     with pytest.raises(ImageError, match="several pictures"):
-        write_frames(tmp_path / "a.jpg", [], durations_ms=[], loop=None, metadata=Metadata())
+        write_frames(tmp_path / "a.jpg", [], durations_ms=[], loop=None, metadata=[])
 
 
 # ------------------------------------------------------------------------------------------------------------- colour

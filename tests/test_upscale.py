@@ -250,7 +250,7 @@ def test_of_several_pictures_the_first_is_said_to_be_the_first_and_frames_takes_
     frames = [np.full((16, 16, 3), level, np.uint8) for level in (10, 120, 240)]
     for suffix in (".gif", ".webp", ".png", ".tif"):
         source = tmp_path / f"a{suffix}"
-        write_frames(source, list(frames), durations_ms=[50, 60, 70], loop=0, metadata=Metadata())
+        write_frames(source, list(frames), durations_ms=[50, 60, 70], loop=0, metadata=[Metadata()] * 3)
         result = _upscaled(tmp_path, source, tmp_path / "one.png")
         assert (result.frames, result.notes) == (1, ("first of 3 pictures: --frames upscales all",))
         result = _upscaled(tmp_path, source, tmp_path / f"all{suffix}", frames=True)
@@ -349,6 +349,57 @@ def test_results_of_an_earlier_run_are_no_sources_of_the_next(tmp_path: Path) ->
         write_image(tmp_path / name, pixels)
     jobs = list_jobs([tmp_path], tmp_path / "out", scale=4).jobs
     assert [job.source.name for job in jobs] == ["a.png", "b_x4.png"], "no b.png lies beside the last one"
+
+
+def test_no_result_takes_the_place_of_another_or_of_its_photo(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    for name in ("x/a.png", "y/a.png", "z/a.png", "z/a.jpg", "z/a_png.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_image(tmp_path / name, pixels)
+    out = tmp_path / "out"
+    for sources in (["x/a.png", "y/a.png"], ["x", "y"], ["z"]):
+        with pytest.raises(ConfigError, match="a place of its own"):
+            list_jobs([tmp_path / name for name in sources], out, scale=4)
+    twice = [tmp_path / "x" / "a.png", tmp_path / "y" / ".." / "x" / "a.png"]
+    assert len(list_jobs(twice, out, scale=4).jobs) == 1, "one photo under two spellings"
+    with pytest.raises(ConfigError, match="than the photo"):
+        list_jobs([tmp_path / "x" / "a.png"], tmp_path / "x" / "a.png", scale=4, overwrite=True)
+    for stream in ("-", "/dev/null"):
+        with pytest.raises(ConfigError, match="pictures are not written into streams"):
+            list_jobs([tmp_path / "x" / "a.png"], Path(stream), scale=4)
+
+
+def test_results_with_the_suffix_in_their_names_are_no_sources_either(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        write_image(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
+    for job in list_jobs([tmp_path], None, scale=4).jobs:
+        write_image(job.output, np.zeros((16, 16, 3), np.uint8))
+    again = list_jobs([tmp_path], None, scale=4, skip_existing=True)
+    assert (again.jobs, len(again.skipped)) == ((), 2)
+
+
+def test_pages_of_several_sizes_are_no_animation_and_times_that_change_are_said(
+    tmp_path: Path, runner: RepeatingRunner
+) -> None:
+    pages = [np.zeros((16, 16, 3), np.uint8), np.zeros((8, 16, 3), np.uint8)]
+    write_frames(tmp_path / "p.tif", list(pages), durations_ms=[0, 0], loop=None, metadata=[Metadata()] * 2)
+    for name in ("p.webp", "p.png", "p.gif"):
+        with pytest.raises(ImageError, match=r"one size for .*; write \.tif"):
+            _upscaled(tmp_path, tmp_path / "p.tif", tmp_path / name, frames=True)
+    moving = [np.full((16, 16, 3), level, np.uint8) for level in (0, 200)]
+    write_frames(tmp_path / "m.png", list(moving), durations_ms=[33, 50], loop=0, metadata=[Metadata()] * 2)
+    notes = _upscaled(tmp_path, tmp_path / "m.png", tmp_path / "l.gif", frames=True).notes
+    assert "times became whole 10 ms: GIF counts those" in notes
+    assert _upscaled(tmp_path, tmp_path / "m.png", tmp_path / "l.tif", frames=True).notes == (
+        "TIFF holds no times of frames",
+    )
+
+
+def test_the_picture_in_place_of_an_animation_is_no_frame_of_it(tmp_path: Path, runner: RepeatingRunner) -> None:
+    frames = [PillowImage.new("RGB", (16, 16), (level, 0, 0)) for level in (10, 100, 200)]
+    frames[0].save(tmp_path / "d.png", save_all=True, append_images=frames[1:], default_image=True, duration=50)
+    result = _upscaled(tmp_path, tmp_path / "d.png", tmp_path / "l.webp", frames=True)
+    assert (result.frames, result.notes) == (2, ("the picture in place of the animation was left out",))
 
 
 def test_names_made_here_stand_beside_the_photo_or_in_the_folder(tmp_path: Path) -> None:

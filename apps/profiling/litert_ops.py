@@ -90,9 +90,7 @@ def profile_ops(*, artifact: str, threads: int, runs: int, max_seconds: float) -
         model.write(stored)
         for _ in range(WARMUP_RUNS):
             model.run()
-        found = _from_stored(
-            model.read(io.output.shape, io.output.dtype)[0], io.output, loaded.meta.main_file, np.dtype(np.uint8)
-        )
+        found = _from_stored(model.read(io.output.shape, io.output.dtype)[0], io.output, loaded.meta.main_file)
         worst = int(np.abs(found.astype(np.int16) - expected).max())
         if worst > _LEVELS_ALLOWED:
             raise RunnerError(f"expected the interpreter's picture from {loaded.path}, got one {worst} levels off")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from apps.destinations import is_stdout
 from edge_sr.errors import ConfigError, DataError, EdgeSRError
 from edge_sr.image_folders import describe_suffixes, image_files, images_below, other_files
 from edge_sr.images import check_writable
@@ -78,6 +79,8 @@ def list_jobs(
     if suffix is not None and suffix not in FORMATS:
         raise ConfigError(f"expected one of {', '.join(name[1:] for name in FORMATS)} as format, got {suffix[1:]!r}")
     photos = _photos(sources, scale)
+    if output is not None and (is_stdout(output) or (output.exists() and not output.is_dir() and not output.is_file())):
+        raise ConfigError(f"expected a file or a folder for -o, got {output}; pictures are not written into streams")
     to_file = output is not None and output.suffix.lower() in FORMATS and not output.is_dir()
     if to_file and (len(photos) > 1 or any(source.is_dir() for source in sources)):
         raise ConfigError(f"expected a folder for the results of several photos, got the file {output}")
@@ -99,6 +102,7 @@ def list_jobs(
         path = output if to_file and output is not None else _beside(source, base, output, scale, suffix, several)
         jobs.append(Job(source=source, output=path, header=header))
     jobs = _told_apart(jobs)
+    _refuse_one_place_for_two(jobs)
     there = {job.output for job in jobs if os.path.lexists(job.output)}
     if there and not (skip_existing or overwrite):
         named = ", ".join(path.name for path in sorted(there)[:3]) + (", ..." if len(there) > 3 else "")
@@ -116,13 +120,13 @@ def list_jobs(
 
 def _photos(sources: Sequence[Path], scale: int) -> list[tuple[Path, Path]]:
     """(photo, folder that its place in a result folder is counted from), each photo once."""
-    found: dict[Path, Path] = {}
+    found: dict[Path, tuple[Path, Path]] = {}
     for source in sources:
         if not source.is_dir():
-            found.setdefault(source, source.parent)
+            found.setdefault(source.resolve(), (source, source.parent))
             continue
         readable = [*image_files(source), *images_below(source)]
-        names = {(file.parent, file.stem) for file in readable}
+        names = {(file.parent, name) for file in readable for name in (file.stem, _with_suffix(file))}
         ending = f"_x{scale}"
         photos = [
             file
@@ -133,8 +137,8 @@ def _photos(sources: Sequence[Path], scale: int) -> list[tuple[Path, Path]]:
             seen = describe_suffixes(other_files(source, below=True)) or "none"
             raise DataError(f"expected photos in {source}, got {seen}; name another folder")
         for photo in photos:
-            found.setdefault(photo, source)
-    return list(found.items())
+            found.setdefault(photo.resolve(), (photo, source))
+    return list(found.values())
 
 
 def _beside(source: Path, base: Path, folder: Path | None, scale: int, suffix: str | None, several: bool) -> Path:
@@ -152,5 +156,24 @@ def _told_apart(jobs: list[Job]) -> list[Job]:
 
 
 def _renamed(job: Job) -> Job:
-    name = job.output.name.replace(job.source.stem, f"{job.source.stem}_{job.source.suffix[1:]}", 1)
+    name = job.output.name.replace(job.source.stem, _with_suffix(job.source), 1)
     return Job(source=job.source, output=job.output.with_name(name), header=job.header)
+
+
+def _with_suffix(photo: Path) -> str:
+    return f"{photo.stem}_{photo.suffix[1:]}"
+
+
+def _refuse_one_place_for_two(jobs: list[Job]) -> None:
+    first: dict[Path, Job] = {}
+    for job in jobs:
+        other = first.setdefault(job.output.resolve(), job)
+        if other is not job:
+            raise ConfigError(
+                f"expected a place of its own for each result, got {job.output} for both {other.source} and "
+                f"{job.source}; rename one of them, or upscale them into different folders"
+            )
+        if job.output.exists() and job.output.resolve() == job.source.resolve():
+            raise ConfigError(
+                f"expected another file than the photo for its result, got {job.output}; name one with -o"
+            )

@@ -12,6 +12,7 @@ import numpy as np
 
 from apps.results import plain
 from apps.upscaling.runners import Upscaler
+from edge_sr.errors import ImageError
 from edge_sr.photos.colour import fill_hidden, lay_on, to_eight_bits, to_grey, upscale_alpha
 from edge_sr.photos.formats import FORMATS, fitted, writes_grey
 from edge_sr.photos.metadata import Metadata, resized
@@ -23,6 +24,7 @@ from edge_sr.tiling import Band, plan_tiles, upscale_bands
 
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
+_GIF_MS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +106,19 @@ def upscale_photo(
     """
     start = time.perf_counter()
     chosen = options or PhotoOptions()
-    held = read_header(source).frames
+    header = read_header(source)
+    held = header.frames
     if chosen.frames and held > 1:
-        frames = [
-            _Enlarged(photo, output, upscaler, chosen, tile_done)
-            for photo in read_photos(source, max_megapixels=chosen.max_megapixels)
-        ]
-        _write_all(output, frames, read_header(source).loop)
+        photos = read_photos(source, max_megapixels=chosen.max_megapixels)
+        frames = [_Enlarged(photo, output, upscaler, chosen, tile_done) for photo in photos]
+        if header.default_picture:
+            held -= 1
+            del frames[0]
+        _write_all(output, frames, header.loop)
         first, count = frames[0], len(frames)
+        notes = [note for frame in frames for note in frame.notes] + _of_frames(output, frames)
+        if header.default_picture:
+            notes.append("the picture in place of the animation was left out")
     else:
         photo = read_photo(source, max_megapixels=chosen.max_megapixels)
         first, count = _Enlarged(photo, output, upscaler, chosen, tile_done), 1
@@ -122,7 +129,7 @@ def upscale_photo(
         ) as writer:
             for rows in first.bands():
                 writer.write(rows)
-    notes = list(dict.fromkeys(first.notes))
+        notes = list(first.notes)
     if held > count:
         notes.insert(0, f"first of {held} pictures: --frames upscales all")
     return UpscaleResult(
@@ -135,7 +142,7 @@ def upscale_photo(
         bits=first.bits,
         grey=first.channels < 3,
         alpha=first.channels in (2, 4),
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
         seconds=time.perf_counter() - start,
     )
 
@@ -206,8 +213,24 @@ class _Enlarged:
         return np.concatenate([rows, alpha[:, :, None]], axis=2)
 
 
+def _of_frames(output: Path, frames: list[_Enlarged]) -> list[str]:
+    """What of several pictures a format does not hold: times, metadata of their own."""
+    target = FORMATS[output.suffix.lower()]
+    notes = []
+    times = {frame.duration_ms for frame in frames}
+    if target.frames == "pages" and any(times):
+        notes.append(f"{target.name} holds no times of frames")
+    if target.palette and any(time % _GIF_MS for time in times):
+        notes.append(f"times became whole {_GIF_MS} ms: {target.name} counts those")
+    if target.frames == "frames" and any(frame.metadata != frames[0].metadata for frame in frames):
+        notes.append(f"of {len(frames)} pictures {target.name} holds the metadata of the first alone")
+    return notes
+
+
 def _write_all(output: Path, frames: list[_Enlarged], loop: int | None) -> None:
-    first = frames[0]
+    sizes = {frame.sr_size for frame in frames}
+    if FORMATS[output.suffix.lower()].frames == "frames" and len(sizes) > 1:
+        raise ImageError(f"expected pictures of one size for {output.name}, got {len(sizes)} sizes; write .tif")
     pictures: list[Levels] = [np.concatenate(list(frame.bands())) for frame in frames]
     if FORMATS[output.suffix.lower()].frames == "frames":
         # An animation has one kind of pixel: frames with holes decide.
@@ -218,7 +241,7 @@ def _write_all(output: Path, frames: list[_Enlarged], loop: int | None) -> None:
         pictures,
         durations_ms=[frame.duration_ms for frame in frames],
         loop=loop,
-        metadata=first.metadata,
+        metadata=[frame.metadata for frame in frames],
     )
 
 

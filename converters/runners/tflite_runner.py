@@ -62,7 +62,7 @@ class TFLiteRunner:
             RunnerError: the runtime failed, or computed NaN or infinity.
         """
         stored = self._invoke(lr, np.uint8)
-        levels: npt.NDArray[np.uint8] = _from_stored(stored, self._io.output, self._file, np.dtype(np.uint8))
+        levels: npt.NDArray[np.uint8] = _from_stored(stored, self._io.output, self._file)
         return levels
 
     def run_deep(self, lr: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
@@ -70,7 +70,7 @@ class TFLiteRunner:
         if not self.deep:
             raise RunnerError(f"expected a float model for 16 bits, got {self._file}, which takes 8")
         stored = self._invoke(lr, np.uint16)
-        levels: npt.NDArray[np.uint16] = _from_stored(stored, self._io.output, self._file, np.dtype(np.uint16))
+        levels: npt.NDArray[np.uint16] = _from_stored(stored, self._io.output, self._file, np.uint16)
         return levels
 
     def _invoke(self, lr: npt.NDArray[Any], dtype: type[np.unsignedinteger[Any]]) -> npt.NDArray[Any]:
@@ -121,7 +121,9 @@ def _to_stored(pixels: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[Any]:
     return floats
 
 
-def _from_stored(stored: npt.NDArray[Any], spec: TensorSpec, file: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _from_stored(
+    stored: npt.NDArray[Any], spec: TensorSpec, file: str, dtype: type[np.unsignedinteger[Any]] = np.uint8
+) -> npt.NDArray[Any]:
     if spec.dtype == "uint8":
         return stored
     if spec.dtype == "int8":

@@ -20,6 +20,8 @@ _STORAGE_TAGS = frozenset(
 )
 # Directories of EXIF below the first: the shot, and the place.
 DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+_PHOTOSHOP = 34377  # Adobe's block of resources, IPTC among them
+_OWN_SHAPE = '{"shape":'  # what tifffile writes about the array that it stored
 _XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation="\d+"|<tiff:Orientation>\s*\d+\s*</tiff:Orientation>')
 # An HDR photo's second picture is not kept, so that what announces it would mislead readers.
 _GAIN_MAP = b"hdrgm:"
@@ -125,11 +127,13 @@ def _read_exif(opened: PillowImage.Image) -> tuple[bytes | None, int, list[str]]
         orientation = exif.get(ExifTags.Base.Orientation, 1)
         thumbnail = bool(exif.get_ifd(ExifTags.IFD.IFD1)) if opened.format != "TIFF" else False
         data = _described(exif)
+        iptc = _PHOTOSHOP in exif
     # Damaged EXIF raises whatever its damage runs into; the picture is whole all the same.
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, struct.error, OverflowError):
         return None, 1, ["EXIF is damaged and was left out"]
     turned_by_loading = opened.format == "TIFF" or orientation not in range(1, 9)
-    return data, 1 if turned_by_loading else int(orientation), ["the thumbnail was left out"] if thumbnail else []
+    notes = ["the thumbnail was left out"] * thumbnail + ["IPTC was left out"] * iptc
+    return data, 1 if turned_by_loading else int(orientation), notes
 
 
 def _described(exif: PillowImage.Exif) -> bytes | None:
@@ -137,6 +141,8 @@ def _described(exif: PillowImage.Exif) -> bytes | None:
     own = PillowImage.Exif()
     for tag in set(exif) - _STORAGE_TAGS - set(DIRECTORIES):
         own[tag] = exif[tag]
+    if str(own.get(ExifTags.Base.ImageDescription, "")).startswith(_OWN_SHAPE):
+        del own[ExifTags.Base.ImageDescription]
     for directory in DIRECTORIES:
         found = exif.get_ifd(directory)
         own.get_ifd(directory).update({tag: found[tag] for tag in found if tag != ExifTags.IFD.Interop})

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ class PhotoHeader:
         format: Pillow's name.
         bits: 8 or 16 a channel.
         alpha: whether anything may be transparent.
+        default_picture: the first picture is what programs without animation show, and no frame.
         loop: how often an animation repeats, 0 for ever; None where the file does not say.
     """
 
@@ -104,6 +106,7 @@ class PhotoHeader:
     format: str = ""
     bits: int = 8
     alpha: bool = False
+    default_picture: bool = False
     loop: int | None = None
 
     @property
@@ -131,6 +134,7 @@ def read_header(path: str | os.PathLike[str]) -> PhotoHeader:
             frames=frames,
             format=opened.format or "",
             bits=16 if opened.mode.startswith("I;16") or _byte_order(opened) in _OTHER_ORDER else 8,
+            default_picture=bool(getattr(opened, "default_image", False)),
             alpha=opened.mode.upper().endswith("A") or "transparency" in opened.info,
             loop=opened.info.get("loop"),
         )
@@ -157,9 +161,14 @@ def read_photos(path: str | os.PathLike[str], *, max_megapixels: float = MAX_MEG
     """
     path = Path(path)
     with _opened(path) as opened:
-        for index in range(getattr(opened, "n_frames", 1)):
+        for index in count():
             with _one_line_errors(path):
-                opened.seek(index)
+                if index and opened.format == "TIFF":
+                    opened.info.clear()  # Pillow 13.0 leaves a page what the pages looked at before it had
+                try:
+                    opened.seek(index)
+                except EOFError:
+                    return
             check_megapixels(path, opened.height, opened.width, max_megapixels)
             yield _read_frame(opened, path)
 
@@ -188,7 +197,9 @@ def _one_line_errors(path: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except UnidentifiedImageError as error:
-        raise ImageError(f"expected a readable image, got {path} of no known format; convert it to PNG") from error
+        what = "an empty file" if path.stat().st_size == 0 else "of no format or kind that is read here"
+        cure = "fetch it again" if path.stat().st_size == 0 else "convert it to PNG"
+        raise ImageError(f"expected a readable image, got {path}, {what}; {cure}") from error
     except _READ_ERRORS as error:
         raise ImageError(
             f"expected a readable image, got {path} ({reason_of(error)}); convert it or fetch it again"
@@ -226,19 +237,24 @@ def _read_frame(opened: PillowImage.Image, path: Path) -> Photo:
         if opened.format == "TIFF":  # see read_metadata
             metadata, orientation, notes = read_metadata(opened)
         lower = _lower_bytes(opened, path)
+        halved = opened.mode == "CMYK" and _byte_order(opened) in _OTHER_ORDER
+        inverted = opened.format == "TIFF" and opened.tag_v2.get(262) == 0  # type: ignore[attr-defined]
         with quiet_native() if opened.format == "TIFF" else nullcontext():  # libtiff comments on what it decodes
             opened.load()
         if opened.format != "TIFF":
             metadata, orientation, notes = read_metadata(opened)
         if opened.mode not in _GREY_MODES | _COLOUR_MODES:
             raise ImageError(
-                f"expected 8 or 16 bits per channel, got {path} of mode {opened.mode}; convert it to PNG or TIFF"
+                f"expected grey, RGB or CMYK of 8 or 16 bits per channel, got {path} of mode {opened.mode}; convert it"
             )
         if opened.mode == "CMYK":
             image, metadata, note = _from_cmyk(opened, metadata)
             pixels, alpha, grey, notes = np.asarray(image), None, False, (*notes, note)
         else:
             pixels, alpha, grey = _split(opened, lower)
+            if inverted and opened.mode.startswith("I;16"):  # white is zero, which Pillow 13.0 minds in 8 bits only
+                pixels = np.asarray(65535 - pixels, dtype=np.uint16)
+        notes = (*notes, *(["16 bits a channel became 8"] if halved else []), *_lost_colour(opened, path))
         if depth := _hidden_depth(opened, path):
             notes = (*notes, f"{depth} bits a channel became 8")
         duration = float(opened.info.get("duration") or 0)
@@ -257,6 +273,9 @@ def _split(opened: PillowImage.Image, lower: _LowerBytes | None) -> tuple[Levels
     values: Levels
     if opened.mode.startswith("I;16"):
         values = np.asarray(opened).astype(np.uint16)
+    elif lower is not None and lower.premultiplied:
+        stored = lower.samples.view(np.uint16)
+        return _divided(stored[..., :3], stored[..., 3]), stored[..., 3], False
     elif lower is not None and lower.grey_with_alpha:
         grey, alpha = (_joined(lower.samples[..., at], lower.samples[..., at + 1]) for at in (0, 2))
         return grey, alpha, True
@@ -306,10 +325,15 @@ def _array(opened: PillowImage.Image, mode: str) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, kw_only=True)
 class _LowerBytes:
-    """(H, W, channels) lower bytes of 16-bit samples; of 16-bit grey with alpha all four bytes, upper ones first."""
+    """(H, W, channels) lower bytes of 16-bit samples.
 
-    samples: NDArray[np.uint8]
-    grey_with_alpha: bool
+    Of grey with alpha all four bytes, upper ones first; of colour that is multiplied with alpha the samples as a whole,
+    uint16, because Pillow divides each half by itself.
+    """
+
+    samples: NDArray[Any]
+    grey_with_alpha: bool = False
+    premultiplied: bool = False
 
 
 def _lower_bytes(opened: PillowImage.Image, path: Path) -> _LowerBytes | None:
@@ -324,15 +348,29 @@ def _lower_bytes(opened: PillowImage.Image, path: Path) -> _LowerBytes | None:
     if rawmode.startswith("CMYK"):
         return None
     frame = opened.tell()
-    grey_with_alpha = rawmode == "LA;16B"
-    other = "RGBA" if grey_with_alpha else rawmode.removesuffix(order) + _OTHER_ORDER[order]
+    if rawmode.startswith("RGBa"):
+        halves = [_decoded(path, frame, f"RGBA;{one}") for one in (order, _OTHER_ORDER[order])]
+        return _LowerBytes(samples=_joined(*halves), premultiplied=True)
+    if rawmode == "LA;16B":
+        return _LowerBytes(samples=_decoded(path, frame, "RGBA"), grey_with_alpha=True)
+    return _LowerBytes(samples=_decoded(path, frame, rawmode.removesuffix(order) + _OTHER_ORDER[order]))
+
+
+def _decoded(path: Path, frame: int, rawmode: str) -> NDArray[np.uint8]:
+    """A picture of a file with its stored samples taken for ``rawmode``."""
     with path.open("rb") as stream, PillowImage.open(stream) as again:
         again.seek(frame)
         assert isinstance(again, ImageFile.ImageFile)
-        again.tile = [tile._replace(args=_with_rawmode(tile.args, other)) for tile in again.tile]
+        again.tile = [tile._replace(args=_with_rawmode(tile.args, rawmode)) for tile in again.tile]
         with quiet_native():
             again.load()
-        return _LowerBytes(samples=np.asarray(again), grey_with_alpha=grey_with_alpha)
+        return np.asarray(again)
+
+
+def _divided(colour: Levels, alpha: Levels) -> Levels:
+    """16-bit colour that was multiplied with alpha, as it was before; nothing where alpha is 0."""
+    cover = np.maximum(alpha, 1).astype(np.uint32)[..., None]
+    return np.asarray(np.minimum((colour.astype(np.uint32) * 65535 + cover // 2) // cover, 65535), dtype=np.uint16)
 
 
 def _byte_order(opened: PillowImage.Image) -> str:
@@ -374,6 +412,26 @@ def _from_cmyk(opened: PillowImage.Image, metadata: Metadata) -> tuple[PillowIma
         return converted, without, "CMYK became sRGB by its profile"
     except ImageCms.PyCMSError:
         return opened.convert("RGB"), without, "CMYK with a damaged profile became RGB by plain arithmetic"
+
+
+def _lost_colour(opened: PillowImage.Image, path: Path) -> list[str]:
+    """Colour spaces that are told by numbers in place of a profile, and that Pillow does not hand on.
+
+    Source: Rec. ITU-T H.273, tables 2 and 3: 1 is Rec. 709, whose primaries sRGB has; 16 and 18 are PQ and HLG.
+    """
+    if opened.info.get("icc_profile") or opened.format not in {"PNG", "AVIF", "HEIF"}:
+        return []
+    with path.open("rb") as stream:
+        head = stream.read(1 << 16)
+    if opened.format == "PNG":
+        _, found, rest = head.partition(b"IDAT")[0].partition(b"cICP")
+        primaries, transfer = (rest[0], rest[1]) if found and len(rest) > 1 else (1, 1)
+    else:
+        _, found, rest = head.partition(b"colrnclx")
+        primaries, transfer = struct.unpack(">HH", rest[:4]) if found and len(rest) > 3 else (1, 1)
+    if primaries in (1, 2) and transfer not in (16, 18):
+        return []
+    return [f"the colour space was left out (primaries {primaries}, transfer {transfer} of H.273)"]
 
 
 def _hidden_depth(opened: PillowImage.Image, path: Path) -> int | None:

@@ -78,7 +78,7 @@ def writing_photo(
 
 
 def write_frames(
-    path: Path, frames: list[Levels], *, durations_ms: list[float], loop: int | None, metadata: Metadata
+    path: Path, frames: list[Levels], *, durations_ms: list[float], loop: int | None, metadata: list[Metadata]
 ) -> None:
     """Write an animation (GIF, WebP, PNG) or the pages of a TIFF file.
 
@@ -87,7 +87,7 @@ def write_frames(
         frames: (H, W, channels) each; of one size and 8 bits but in TIFF.
         durations_ms: how long each is shown.
         loop: how often, 0 for ever; None to say nothing.
-        metadata: what the format carries.
+        metadata: of each; an animation carries that of the first.
     Raises:
         ImageError: a format of one picture, or the file cannot be written.
     """
@@ -96,11 +96,9 @@ def write_frames(
         if target.frames == "pages":
             with temporary.open("w+b") as stream:
                 tiff = TiffWriter(stream)
-                for frame in frames:
+                for frame, carried in zip(frames, metadata, strict=True):
                     height, width, channels = frame.shape
-                    tiff.begin(
-                        height=height, width=width, channels=channels, bits=8 * frame.itemsize, metadata=metadata
-                    )
+                    tiff.begin(height=height, width=width, channels=channels, bits=8 * frame.itemsize, metadata=carried)
                     tiff.write(frame)
                     tiff.end()
             return
@@ -113,7 +111,7 @@ def write_frames(
             duration=durations_ms,
             **({} if loop is None else {"loop": loop}),
             **_OPTIONS[target.name],
-            **_saved(target, metadata),
+            **_saved(target, metadata[0]),
         )
 
 
@@ -157,5 +155,5 @@ def _replacing(path: Path) -> Iterator[Path]:
     try:
         with atomic_path(path) as temporary:
             yield temporary
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ImageError(f"expected to write {path}, got: {error}; try another format or folder") from error
