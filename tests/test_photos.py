@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import tifffile
 from PIL import Image as PillowImage
 from PIL import ImageCms, ImageOps
 
-import edge_sr.photos.reading as reading
 from edge_sr.errors import ImageError, MissingToolError
 from edge_sr.photos.colour import fill_hidden, lay_on, to_grey, upscale_alpha
 from edge_sr.photos.formats import fitted, writes_grey
@@ -209,7 +209,7 @@ def test_heic_is_read_with_pillow_heif_and_named_without(tmp_path: Path, monkeyp
     got = read_photo(tmp_path / "p.heic").pixels
     # Lossless but for the way to YCbCr and back.
     assert np.abs(got.astype(int) - np.asarray(picture)).max() <= 8
-    monkeypatch.setitem(reading.sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(MissingToolError, match=r"edge-sr\[heif\]"):
         read_photo(tmp_path / "p.heic")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import struct
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -13,27 +12,22 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import ExifTags, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, ImageCms, UnidentifiedImageError
 from PIL import Image as PillowImage
 
 from edge_sr.errors import ImageError, MissingToolError, reason_of
 from edge_sr.photos.metadata import Metadata, read_metadata
+from edge_sr.photos.samples import OTHER_ORDER, byte_order, lower_bytes, split
 from edge_sr.pixels import Levels
 from edge_sr.quiet import quiet_native
 
 # What reading allows unless told otherwise: twice the x4 result of a phone's 12 megapixels.
 MAX_MEGAPIXELS = 400.0
-_ROWS = 256
 
 _GREY_MODES = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N"}
 _COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
-# Pillow keeps the upper byte of 16-bit colour. Asked for the samples in the other byte order it keeps the lower one.
-_SWAPPED = "B" if sys.byteorder == "little" else "L"
-_OTHER_ORDER = {"16B": "16L", "16L": "16B", "16N": f"16{_SWAPPED}"}
 _READ_ERRORS = (
     OSError,
     SyntaxError,
@@ -133,7 +127,7 @@ def read_header(path: str | os.PathLike[str]) -> PhotoHeader:
             width=width,
             frames=frames,
             format=opened.format or "",
-            bits=16 if opened.mode.startswith("I;16") or _byte_order(opened) in _OTHER_ORDER else 8,
+            bits=16 if opened.mode.startswith("I;16") or byte_order(opened) in OTHER_ORDER else 8,
             default_picture=bool(getattr(opened, "default_image", False)),
             alpha=opened.mode.upper().endswith("A") or "transparency" in opened.info,
             loop=opened.info.get("loop"),
@@ -236,8 +230,8 @@ def _read_frame(opened: PillowImage.Image, path: Path) -> Photo:
     with _one_line_errors(path):
         if opened.format == "TIFF":  # see read_metadata
             metadata, orientation, notes = read_metadata(opened)
-        lower = _lower_bytes(opened, path)
-        halved = opened.mode == "CMYK" and _byte_order(opened) in _OTHER_ORDER
+        lower = lower_bytes(opened, path)
+        halved = opened.mode == "CMYK" and byte_order(opened) in OTHER_ORDER
         inverted = opened.format == "TIFF" and opened.tag_v2.get(262) == 0  # type: ignore[attr-defined]
         with quiet_native() if opened.format == "TIFF" else nullcontext():  # libtiff comments on what it decodes
             opened.load()
@@ -251,7 +245,7 @@ def _read_frame(opened: PillowImage.Image, path: Path) -> Photo:
             image, metadata, note = _from_cmyk(opened, metadata)
             pixels, alpha, grey, notes = np.asarray(image), None, False, (*notes, note)
         else:
-            pixels, alpha, grey = _split(opened, lower)
+            pixels, alpha, grey = split(opened, lower)
             if inverted and opened.mode.startswith("I;16"):  # white is zero, which Pillow 13.0 minds in 8 bits only
                 pixels = np.asarray(65535 - pixels, dtype=np.uint16)
         notes = (*notes, *(["16 bits a channel became 8"] if halved else []), *_lost_colour(opened, path))
@@ -265,133 +259,6 @@ def _read_frame(opened: PillowImage.Image, path: Path) -> Photo:
         alpha = None
     pixels = _three_channels(pixels)
     return Photo(pixels=pixels, alpha=alpha, grey=grey, metadata=metadata, duration_ms=duration, notes=notes)
-
-
-def _split(opened: PillowImage.Image, lower: _LowerBytes | None) -> tuple[Levels, Levels | None, bool]:
-    """(H, W) or (H, W, 3) colour, (H, W) alpha or None, whether it is grey; not turned yet."""
-    transparent = opened.info.get("transparency")
-    values: Levels
-    if opened.mode.startswith("I;16"):
-        values = np.asarray(opened).astype(np.uint16)
-    elif lower is not None and lower.premultiplied:
-        stored = lower.samples.view(np.uint16)
-        return _divided(stored[..., :3], stored[..., 3]), stored[..., 3], False
-    elif lower is not None and lower.grey_with_alpha:
-        grey, alpha = (_joined(lower.samples[..., at], lower.samples[..., at + 1]) for at in (0, 2))
-        return grey, alpha, True
-    elif lower is not None:
-        values = _joined(np.asarray(opened), lower.samples)
-    else:
-        return _split_eight_bits(opened, transparent)
-    if values.ndim == 3 and values.shape[2] == 4:
-        return values[..., :3], values[..., 3], False
-    if transparent is None:
-        return values, None, values.ndim == 2
-    same = values == np.asarray(transparent, dtype=np.int64)
-    hidden = same if values.ndim == 2 else same.all(axis=2)
-    return values, np.where(hidden, 0, 65535).astype(np.uint16), values.ndim == 2
-
-
-def _split_eight_bits(opened: PillowImage.Image, transparent: object) -> tuple[Levels, Levels | None, bool]:
-    mode = opened.mode
-    if mode in {"1", "L"}:
-        grey = _array(opened, "L")
-        if not isinstance(transparent, int):
-            return grey, None, True
-        key = 255 if mode == "1" and transparent else transparent
-        return grey, np.where(grey == key, 0, 255).astype(np.uint8), True
-    if mode in {"LA", "La"}:
-        both = _array(opened, "LA")
-        return both[..., 0], both[..., 1], True
-    if mode in {"PA", "RGBA", "RGBa"} or (transparent is not None and mode in {"P", "RGB"}):
-        # Pillow takes premultiplied colour to RGBA only by dividing, palettes by looking up.
-        four = _array(opened, "RGBA")
-        return four[..., :3], four[..., 3], False
-    return _array(opened, "RGB"), None, False
-
-
-def _array(opened: PillowImage.Image, mode: str) -> NDArray[np.uint8]:
-    """A picture converted to ``mode``, some rows at a time: Pillow converts, and hands out, copies of the whole."""
-    channels = {"L": (), "LA": (2,), "RGB": (3,), "RGBA": (4,)}[mode]
-    whole = np.empty((opened.height, opened.width, *channels), np.uint8)
-    for top in range(0, opened.height, _ROWS):
-        bottom = min(top + _ROWS, opened.height)
-        part = opened.crop((0, top, opened.width, bottom))
-        if "transparency" in opened.info:
-            part.info["transparency"] = opened.info["transparency"]
-        whole[top:bottom] = np.asarray(part if part.mode == mode else part.convert(mode))
-    return whole
-
-
-@dataclass(frozen=True, kw_only=True)
-class _LowerBytes:
-    """(H, W, channels) lower bytes of 16-bit samples.
-
-    Of grey with alpha all four bytes, upper ones first; of colour that is multiplied with alpha the samples as a whole,
-    uint16, because Pillow divides each half by itself.
-    """
-
-    samples: NDArray[Any]
-    grey_with_alpha: bool = False
-    premultiplied: bool = False
-
-
-def _lower_bytes(opened: PillowImage.Image, path: Path) -> _LowerBytes | None:
-    """What Pillow drops of 16-bit samples. None where they have 8 bits, or where Pillow has a mode for 16 (grey)."""
-    if opened.mode.startswith("I;16"):
-        return None
-    rawmode, order = _rawmode(opened), _byte_order(opened)
-    if order not in _OTHER_ORDER:
-        if opened.format == "TIFF" and 16 in opened.tag_v2.get(258, ()):  # type: ignore[attr-defined]
-            raise ImageError(f"expected 16-bit pixels stored together, got {path} with its planes apart; convert it")
-        return None
-    if rawmode.startswith("CMYK"):
-        return None
-    frame = opened.tell()
-    if rawmode.startswith("RGBa"):
-        halves = [_decoded(path, frame, f"RGBA;{one}") for one in (order, _OTHER_ORDER[order])]
-        return _LowerBytes(samples=_joined(*halves), premultiplied=True)
-    if rawmode == "LA;16B":
-        return _LowerBytes(samples=_decoded(path, frame, "RGBA"), grey_with_alpha=True)
-    return _LowerBytes(samples=_decoded(path, frame, rawmode.removesuffix(order) + _OTHER_ORDER[order]))
-
-
-def _decoded(path: Path, frame: int, rawmode: str) -> NDArray[np.uint8]:
-    """A picture of a file with its stored samples taken for ``rawmode``."""
-    with path.open("rb") as stream, PillowImage.open(stream) as again:
-        again.seek(frame)
-        assert isinstance(again, ImageFile.ImageFile)
-        again.tile = [tile._replace(args=_with_rawmode(tile.args, rawmode)) for tile in again.tile]
-        with quiet_native():
-            again.load()
-        return np.asarray(again)
-
-
-def _divided(colour: Levels, alpha: Levels) -> Levels:
-    """16-bit colour that was multiplied with alpha, as it was before; nothing where alpha is 0."""
-    cover = np.maximum(alpha, 1).astype(np.uint32)[..., None]
-    return np.asarray(np.minimum((colour.astype(np.uint32) * 65535 + cover // 2) // cover, 65535), dtype=np.uint16)
-
-
-def _byte_order(opened: PillowImage.Image) -> str:
-    """ "16B", "16L" or "16N" where Pillow is about to drop half of each sample; anything else where not."""
-    return _rawmode(opened).rpartition(";")[2]
-
-
-def _rawmode(opened: PillowImage.Image) -> str:
-    if not isinstance(opened, ImageFile.ImageFile) or not opened.tile:
-        return ""
-    args = opened.tile[0].args
-    return args if isinstance(args, str) else str(args[0]) if isinstance(args, tuple) and args else ""
-
-
-def _with_rawmode(args: tuple[Any, ...] | str | None, rawmode: str) -> tuple[Any, ...] | str:
-    return (rawmode, *args[1:]) if isinstance(args, tuple) else rawmode
-
-
-def _joined(upper: NDArray[np.uint8], lower: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    joined: NDArray[np.uint16] = np.left_shift(upper, 8, dtype=np.uint16) | lower
-    return joined
 
 
 def _three_channels(pixels: Levels) -> Levels:
