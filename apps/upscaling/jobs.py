@@ -79,15 +79,7 @@ def list_jobs(
     if suffix is not None and suffix not in FORMATS:
         raise ConfigError(f"expected one of {', '.join(name[1:] for name in FORMATS)} as format, got {suffix[1:]!r}")
     photos = _photos(sources, scale)
-    if output is not None and (is_stdout(output) or (output.exists() and not output.is_dir() and not output.is_file())):
-        raise ConfigError(f"expected a file or a folder for -o, got {output}; pictures are not written into streams")
-    to_file = output is not None and output.suffix.lower() in FORMATS and not output.is_dir()
-    if to_file and (len(photos) > 1 or any(source.is_dir() for source in sources)):
-        raise ConfigError(f"expected a folder for the results of several photos, got the file {output}")
-    if output is not None and not to_file:
-        if output.suffix and not output.is_dir():
-            check_writable(output, frames=frames)  # says which suffixes there are
-        output.mkdir(parents=True, exist_ok=True)
+    to_file = output is not None and _is_file(output, sources, photos, frames=frames)
     jobs, failures = [], []
     for source, base in photos:
         try:
@@ -104,18 +96,37 @@ def list_jobs(
     jobs = _told_apart(jobs)
     _refuse_one_place_for_two(jobs)
     there = {job.output for job in jobs if os.path.lexists(job.output)}
-    if there and not (skip_existing or overwrite):
-        named = ", ".join(path.name for path in sorted(there)[:3]) + (", ..." if len(there) > 3 else "")
-        raise ConfigError(
-            f"expected new files, got {len(there)} that exist ({named}); leave them with --skip-existing, replace them "
-            "with --overwrite, or name another place with -o"
-        )
+    if not (skip_existing or overwrite):
+        _refuse_existing(there)
     skipped = there if skip_existing else set()
     jobs = [job for job in jobs if job.output not in skipped]
     for job in jobs:
         size = (scale * job.header.height, scale * job.header.width)
         check_writable(job.output, size=size, frames=frames and job.header.frames > 1, overwrite=True)
     return JobList(jobs=tuple(jobs), failures=tuple(failures), skipped=tuple(sorted(skipped)))
+
+
+def _is_file(output: Path, sources: Sequence[Path], photos: Sequence[object], *, frames: bool) -> bool:
+    """Whether ``-o`` is the file of one result; a folder is made where it is one."""
+    if is_stdout(output) or (output.exists() and not output.is_dir() and not output.is_file()):
+        raise ConfigError(f"expected a file or a folder for -o, got {output}; pictures are not written into streams")
+    if output.suffix.lower() in FORMATS and not output.is_dir():
+        if len(photos) > 1 or any(source.is_dir() for source in sources):
+            raise ConfigError(f"expected a folder for the results of several photos, got the file {output}")
+        return True
+    if output.suffix and not output.is_dir():
+        check_writable(output, frames=frames)  # says which suffixes there are
+    output.mkdir(parents=True, exist_ok=True)
+    return False
+
+
+def _refuse_existing(there: set[Path]) -> None:
+    if there:
+        named = ", ".join(path.name for path in sorted(there)[:3]) + (", ..." if len(there) > 3 else "")
+        raise ConfigError(
+            f"expected new files, got {len(there)} that exist ({named}); leave them with --skip-existing, replace them "
+            "with --overwrite, or name another place with -o"
+        )
 
 
 def _photos(sources: Sequence[Path], scale: int) -> list[tuple[Path, Path]]:
