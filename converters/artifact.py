@@ -274,16 +274,13 @@ def _check_computation(path: Path, meta: ArtifactMeta) -> None:
     from converters.graphs import check_canonical_sha256
 
     names = sorted(name for name in meta.files if name == meta.main_file or name.startswith(f"{meta.main_file}/"))
-    try:
-        check_canonical_sha256(
-            path / meta.main_file,
-            meta.target,
-            recorded=meta.canonical_sha256,
-            tool_versions=meta.tool_versions,
-            file_hashes=tuple(meta.files[name].sha256 for name in names),
-        )
-    except ArtifactError as error:
-        raise ArtifactError(f"{_one_line(str(error))}; {_EXPORT_AGAIN}") from None
+    check_canonical_sha256(
+        path / meta.main_file,
+        meta.target,
+        recorded=meta.canonical_sha256,
+        tool_versions=meta.tool_versions,
+        file_hashes=tuple(meta.files[name].sha256 for name in names),
+    )
 
 
 def _check_file(path: Path, entry: FileEntry) -> None:

@@ -75,7 +75,9 @@ def check_canonical_sha256(
     except MissingToolError:
         return
     if found != recorded:
-        raise ArtifactError(f"{path}: expected what was exported, got a file that computes something else")
+        raise ArtifactError(
+            f"{path}: expected what was exported, got a file that computes something else; export the artifact again"
+        )
 
 
 @lru_cache(maxsize=64)
