@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from edge_sr.atomic import atomic_path
+from edge_sr.atomic import atomic_path, try_writing
 from edge_sr.errors import ConfigError, reason_of
 
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-# Written on trial: a disk that is full refuses this now, and not after the work.
-_TRIAL_BYTES = 64 * 1024
 _claimed: list[TextIO] = []
 
 
@@ -101,9 +98,7 @@ def _is_special(path: Path) -> bool:
 
 def _try(folder: Path, named: str) -> None:
     try:
-        with tempfile.TemporaryFile(dir=folder) as trial:
-            trial.write(bytes(_TRIAL_BYTES))
-            trial.flush()
+        try_writing(folder)
     except OSError as error:
         why = error.strerror or reason_of(error)
         raise ConfigError(f"expected to write {named}, got: {why}; choose another place, or make room") from None

@@ -22,6 +22,8 @@ if sys.platform != "win32":
     import fcntl
 
 _SCRATCH = re.compile(r"\.edge-sr-[0-9a-f]{12}")
+# An empty file fits on a full disk.
+_TRIAL_BYTES = 64 * 1024
 # In a scratch folder: what stood at its own name in the folder above, moved aside while its successor takes the place.
 ASIDE = "aside"
 
@@ -62,6 +64,16 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if descriptor is not None:
             os.close(descriptor)
+
+
+def try_writing(folder: Path, name: str = "file") -> None:
+    """Write a file on trial and remove it: permissions do not tell of read-only disks, full ones, quotas or long names.
+
+    Raises:
+        OSError: nothing of that name can be written there.
+    """
+    with scratch_folder(folder) as trial:
+        (trial / name).write_bytes(bytes(_TRIAL_BYTES))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PillowImage
 
-from edge_sr.atomic import scratch_folder
+from edge_sr.atomic import try_writing
 from edge_sr.errors import ImageError
 from edge_sr.photos.colour import to_eight_bits
 from edge_sr.photos.formats import check_size, format_of
@@ -16,8 +16,6 @@ from edge_sr.photos.reading import MAX_MEGAPIXELS, read_photo
 from edge_sr.photos.writing import writing_photo
 from edge_sr.pixels import Image
 
-# A full disk refuses so much, and not the name alone.
-_TRIAL_BYTES = 1 << 16
 # MPO comes out of Pillow's reader of JPEG, HEIC out of pillow-heif's.
 _OPENED_BY_OTHERS = {".mpo", ".heic", ".heif"}
 
@@ -71,7 +69,7 @@ def write_image(path: str | os.PathLike[str], image: Image, *, overwrite: bool =
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ImageError(f"expected a (height, width, 3) uint8 image to write, got {image.shape} {image.dtype}")
     height, width = image.shape[:2]
-    check_writable(path, size=(height, width), overwrite=overwrite)
+    _check_place(path, size=(height, width), frames=False, overwrite=overwrite)
     with writing_photo(path, height=height, width=width, channels=3) as writer:
         writer.write(image)
 
@@ -87,6 +85,17 @@ def check_writable(
         frames: several pictures go into it.
         overwrite: an existing file may be replaced.
     """
+    _check_place(path, size=size, frames=frames, overwrite=overwrite)
+    try:
+        try_writing(path.parent, path.name)
+    except OSError as error:
+        raise ImageError(
+            f"expected to write {path}, got: {error.strerror}; choose another folder, or mend its permissions"
+        ) from None
+
+
+def _check_place(path: Path, *, size: tuple[int, int] | None, frames: bool, overwrite: bool) -> None:
+    """What can be told without writing."""
     format_of(path, frames=frames)
     if size is not None:
         check_size(path, *size)
@@ -96,14 +105,3 @@ def check_writable(
         raise ImageError(f"expected a file name, got {path}, which is a folder")
     if path.exists() and not overwrite:
         raise ImageError(f"expected a new file, got {path}, which exists; choose another name or use --overwrite")
-    _try_folder(path)
-
-
-def _try_folder(path: Path) -> None:
-    try:
-        with scratch_folder(path.parent) as trial:
-            (trial / path.name).write_bytes(bytes(_TRIAL_BYTES))
-    except OSError as error:
-        raise ImageError(
-            f"expected to write {path}, got: {error.strerror}; choose another folder, or mend its permissions"
-        ) from None

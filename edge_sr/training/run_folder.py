@@ -10,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_sr.atomic import atomic_path, scratch_folder
+from edge_sr.atomic import atomic_path, try_writing
 from edge_sr.errors import CheckpointError, ConfigError, reason_of
 from edge_sr.foreign_files import parse_json
 
 # Windows keeps others from reading the locked byte, so it is one behind the text.
 _LOCKED_BYTE = 1 << 20
 _SECONDS_BETWEEN_TRIES = 0.2
-_TRIAL_BYTES = 4096  # an empty file fits on a full disk
 
 
 class RunLock:
@@ -117,8 +116,7 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
         if not folder and path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
         place.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(place) as trial:
-            (trial / "file").write_bytes(bytes(_TRIAL_BYTES))
+        try_writing(place)
     except OSError as error:
         raise CheckpointError(f"expected {wanted}, got {path} ({error.strerror}); choose another --out") from error
 
