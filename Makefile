@@ -22,15 +22,19 @@ QUIETLY := 2>&1 | tee -a $(VENV)/install.log | awk '/^ *Collecting / { if (++n %
 	/^Installing collected/ { print "  unpacking " NF - 3 " packages" } { fflush() }' \
 	|| { tail -n 20 $(VENV)/install.log >&2; exit 1; }
 
-.PHONY: help demo test check format docs lock clean distclean
+.PHONY: help setup demo test check format docs lock clean distclean
 help:
+	@echo "make setup   .venv with everything; source .venv/bin/activate then gives you edge-sr"
 	@echo "make demo    set up, then export, verify and profile the bundled network; report in out/demo/report.html"
 	@echo "make test    set up, then run the test suite"
 	@echo "make check   set up, then formatting, lint, types and layers"
 	@echo "make format  format and mend what ruff can"
-	@echo "make docs    write the tables of README.md from results/*.json"
+	@echo "make docs    write the tables of the documents from results/*.json"
 	@echo "make lock    write constraints.txt from what is installed in .venv"
 	@echo "make clean   remove caches and outputs (distclean: .venv too)"
+
+setup: $(RUN)
+	@echo "ready: source $(VENV)/bin/activate, then edge-sr --help"
 
 demo: $(RUN)
 	$(BIN)/edge-sr demo $(DEMO_ARGS)

@@ -1,4 +1,4 @@
-"""Measure a bundled network's artifacts and write results/MODEL_x4.json, from which README's tables are made.
+"""Measure a bundled network's artifacts and write results/MODEL_x4.json, which the documents' tables show.
 
     python -m scripts.measure accuracy --data benchmarks
     python -m scripts.measure accuracy --model idsa_net --data benchmarks
@@ -108,7 +108,7 @@ def measure_latency(subject: Subject, *, threads: Sequence[int], rounds: int, ru
     """Latency of float and int8 in turns, so that what else the machine does falls on both alike.
 
     One round times fp32, then w8a8, each in a process of its own. The ratio of a round is taken within it; the median
-    over the rounds is what README quotes.
+    over the rounds is what the documents quote.
     """
     rows: list[dict[str, Any]] = []
     total = len(RUNNABLE) * len(threads) * rounds

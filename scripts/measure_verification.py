@@ -1,4 +1,4 @@
-"""Verify a network's artifacts fully and write results/verification_NETWORK_xSCALE.json, the README's source.
+"""Verify a network's artifacts fully and write results/verification_NETWORK_xSCALE.json for the documents.
 
     python -m scripts.measure_verification --data benchmarks --set Set5 --set Set14
     python -m scripts.measure_verification --model idsa_net --tile 64 --checkpoint NETWORK --data DATA --set Set5

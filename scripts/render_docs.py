@@ -1,4 +1,4 @@
-"""Write the generated tables of README.md (and docs/*.md) from the measured numbers in results/*.json.
+"""Write the generated tables of the documents from the measured numbers in results/*.json.
 
 A document marks each table with a pair of comments::
 
@@ -8,7 +8,8 @@ A document marks each table with a pair of comments::
 
 ``docs/templates/accuracy.md.j2`` says how it looks; it sees each result file by its stem (``yardstick_x4`` is
 ``results/yardstick_x4.json``, or None where that was not measured yet), and ``targets`` and ``schemes``. A filter,
-``earlier``, says of a measurement that it is of weights which are no longer the bundled ones. ``--check`` writes
+``earlier``, says of a measurement that it is of weights which are no longer the bundled ones; ``processor`` says of a
+machine whether it has int8 dot products, ``trained_on`` on what training runs ran. ``--check`` writes
 nothing and leaves with 1 where a document is out of date.
 """
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ RESULTS = ROOT / "results"
 # The results that templates may name, so that a misspelt one is an error and a missing one is "not measured yet".
 RESULT_NAMES = (
     "ablation_x4",
+    "avx2_idsa_net_mobile_x4",
+    "avx2_idsa_net_x4",
     "devices_x4",
     "idsa_net_mobile_x4",
     "idsa_net_x4",
@@ -97,6 +100,8 @@ def render(text: str, facts: Mapping[str, Any], *, templates: Path = TEMPLATES) 
     )
     environment.filters["db"] = lambda value: "–" if value is None else f"{float(value):.2f}"
     environment.filters["earlier"] = lambda sha256: earlier(sha256, facts)
+    environment.filters["processor"] = processor
+    environment.filters["trained_on"] = trained_on
     environment.filters["drop"] = lambda value: "–" if value is None else f"{float(value):+.3f}"
     environment.filters["kib"] = lambda size_bytes: "–" if size_bytes is None else f"{size_bytes / 1024:.0f} KiB"
 
@@ -123,6 +128,18 @@ def earlier(sha256: str, facts: Mapping[str, Any]) -> str:
     if sha256 in {training["float"]["sha256"] for training in trainings}:
         return ""
     return f"**measured on earlier weights** (`{sha256[:8]}`)"
+
+
+def processor(machine: Mapping[str, Any]) -> str:
+    """What decides how much int8 gains: whether one instruction multiplies and adds four bytes, or several do."""
+    has = any("vnni" in feature or feature in ("asimddp", "i8mm") for feature in machine["cpu_features"])
+    return f"{'with' if has else 'without'} int8 dot products"
+
+
+def trained_on(runs: Iterable[Mapping[str, Any]]) -> str:
+    """The devices of some runs, in words, each once."""
+    names = [run["device"].removeprefix("1 x ") for run in runs]
+    return " and ".join("processor cores" if "cpu" in name else name for name in dict.fromkeys(names))
 
 
 def main(arguments: list[str] | None = None) -> int:

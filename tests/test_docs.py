@@ -19,7 +19,10 @@ import typer
 from edge_sr.checkpoints import WEIGHTS_DIR
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "edge_sr/weights/README.md")
+DOCUMENTS = (
+    *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "edge_sr/weights/README.md"),
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+)
 FENCE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 # Made by commands or by the reader, so not in a checkout.
 NOT_IN_A_CHECKOUT = ("out/", "converters/to_NAME.py")
@@ -275,6 +278,75 @@ def test_relative_links_lead_to_files(name: str) -> None:
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text(encoding="utf-8"))
     relative = {link.partition("#")[0] for link in links if "://" not in link}
     assert {link for link in relative if link and not (ROOT / name).parent.joinpath(link).exists()} == set()
+
+
+def test_anchors_of_links_are_headings() -> None:
+    for name in DOCUMENTS:
+        for path, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+            if "://" in path:
+                continue
+            text = ((ROOT / name).parent / path if path else ROOT / name).read_text(encoding="utf-8")
+            anchors = {
+                re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+                for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+            }
+            assert anchor in anchors, f"{name}: {path}#{anchor}"
+
+
+def test_readme_is_short_enough_to_be_read() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    assert len(text.encode()) <= 8000
+
+
+def test_the_index_leads_to_every_document() -> None:
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert {path.name for path in (ROOT / "docs").glob("*.md") if f"({path.name})" not in text} == {"index.md"}
+
+
+# ---------------------------------------------------------------------------------------------------------- artifact.md
+@pytest.fixture(scope="module")
+def artifact_page() -> str:
+    return (ROOT / "docs" / "artifact.md").read_text(encoding="utf-8")
+
+
+def test_artifact_page_names_every_field(artifact_page: str) -> None:
+    from dataclasses import fields
+
+    from converters import artifact_meta as meta
+
+    kinds = (meta.ArtifactMeta, meta.IoVariant, meta.TensorSpec, meta.FileEntry, meta.Delegation, meta.SelfTest)
+    names = {entry.name for kind in kinds for entry in fields(kind)} | {"format", "sha256"}
+    assert {name for name in names if f"`{name}`" not in artifact_page} == set()
+
+
+def test_artifact_page_makes_the_tile_of_the_self_test(artifact_page: str) -> None:
+    import textwrap
+
+    import numpy as np
+
+    from converters.self_test import PATTERN, self_test_tile
+
+    code = re.search(r"```python\n(.*?)```", artifact_page, re.DOTALL)
+    assert code is not None
+    assert f"Pattern {PATTERN}," in artifact_page
+    told: dict[str, Any] = {}
+    exec(textwrap.dedent(code[1]), told)
+    for height, width in ((48, 80), (9, 50)):
+        places = [[[row, column, channel] for channel in range(3)] for row in range(height) for column in range(width)]
+        tile = [told["intensity"](*place, height, width) for pixel in places for place in pixel]
+        assert np.array_equal(self_test_tile(height, width), np.reshape(tile, (height, width, 3)))
+
+
+def test_artifact_page_gives_the_tolerance_of_the_self_test(artifact_page: str) -> None:
+    from converters import self_test
+
+    text = " ".join(artifact_page.split())
+    assert f"at most {self_test._MEAN_LEVELS} levels and at most {self_test._FAR_PERCENT:.0f}% of the values" in text
+    assert f"off by more than {self_test._FAR_LEVELS} levels; on another runtime" in text
+    other = f"{self_test._MEAN_LEVELS_OTHER_RUNTIME} levels in the mean and {self_test._FAR_PERCENT:.0f}% off by more"
+    assert f"{other} than {self_test._FAR_LEVELS_OTHER_RUNTIME}." in text
+    assert f"fewer than {self_test._LEAST_SPAN_LEVELS} levels" in text
 
 
 def test_licence_is_apache_2_whole() -> None:
