@@ -14,7 +14,16 @@ from apps.qat_parts import QATCrops, claimed, described, quantized_with_ranges
 from apps.results import plain
 from edge_sr.checkpoints import load_checkpoint
 from edge_sr.errors import CheckpointError, ConfigError
-from edge_sr.training import HeldOut, branch_cooldown, default_config_path, load_config, open_pool, train, trial_config
+from edge_sr.training import (
+    HeldOut,
+    TrainConfig,
+    branch_cooldown,
+    default_config_path,
+    load_config,
+    open_pool,
+    train,
+    trial_config,
+)
 from edge_sr.training import Progress as TrainProgress
 from edge_sr.training.distributed import Processes, is_first_process
 from edge_sr.training.snapshots import remove_snapshots
@@ -163,6 +172,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
+def _held_out(metadata: Mapping[str, Any], data: Path | None) -> int:
+    """How many photos the float run kept out; the usual number where its checkpoint does not say."""
+    settings = metadata.get("training_config")
+    found = settings.get("hold_out") if isinstance(settings, dict) else None
+    usual = found if isinstance(found, int) and found > 0 else TrainConfig.hold_out
+    return usual if data is not None else min(usual, 1)
+
+
 def train_quantized(
     out: Path,
     *,
@@ -173,7 +190,7 @@ def train_quantized(
     data: Path | None = None,
     batch: int = 8,
     patch: int = 48,
-    hold_out: int = 20,
+    hold_out: int | None = None,
     seed: int = 1,
     cache: Path = DEFAULT_CACHE,
     overwrite: bool = False,
@@ -195,7 +212,8 @@ def train_quantized(
             then. The best state until the end is kept.
         data: folder of photos; default the sample photos (a trial, not a training set).
         batch, patch: crops per step, and LR pixels along a crop's side.
-        hold_out: photos kept out of training, by which the best state is chosen.
+        hold_out: photos kept out of training, by which the best state is chosen; default as many as the float run kept
+            out, which are the same ones where the photos are.
         seed: of the crops.
         cache: folder for packed photos.
         overwrite: replace ``out`` where it exists.
@@ -220,7 +238,7 @@ def train_quantized(
             data,
             scale=teacher.scale,
             cache=cache,
-            hold_out=hold_out,
+            hold_out=_held_out(loaded.metadata, data) if hold_out is None else hold_out,
             progress=lambda done, total: shown("pack photos", done, total),
         )
         crops = QATCrops(pool=pool, batch=batch, patch=patch, seed=seed, processes=processes)

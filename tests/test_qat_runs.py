@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import apps.training
 from apps.training import train_quantized
 from edge_sr.checkpoints import save_checkpoint
-from edge_sr.errors import CheckpointError, ConfigError
+from edge_sr.errors import CheckpointError, ConfigError, DataError
 from edge_sr.images import write_image
 from edge_sr.networks import create_network
 from edge_sr.signals import ended_like_interrupted
@@ -385,6 +385,17 @@ def test_a_complete_run_leaves_its_checkpoint_and_its_log(quantize: Any, tmp_pat
     report = quantize(tmp_path / "new" / "w8a8.safetensors")
     assert report.steps == 6
     assert sorted(path.name for path in report.checkpoint.parent.iterdir()) == ["w8a8.log.jsonl", "w8a8.safetensors"]
+
+
+@pytest.mark.parametrize(("said", "expected"), [({"hold_out": 3}, 3), ({"hold_out": "many"}, 20), (None, 20)])
+def test_quantized_training_keeps_out_as_many_photos_as_the_float_run(
+    said: dict[str, Any] | None, expected: int, quantize: Any, tmp_path: Path
+) -> None:
+    """Others would let it choose by photos that the float network was trained on."""
+    network = create_network("idsa_net_mobile", 2, channels=8, blocks=1)
+    save_checkpoint(tmp_path / "float.safetensors", network, {} if said is None else {"training_config": said})
+    with pytest.raises(DataError, match=f"hold {expected} out, got 3"):
+        quantize(tmp_path / "out.safetensors", checkpoint=tmp_path / "float.safetensors", hold_out=None)
 
 
 def test_a_result_that_cannot_be_written_loses_no_step(

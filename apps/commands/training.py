@@ -140,7 +140,12 @@ def qat(
     ema_decay: Annotated[float, typer.Option("--ema-decay", help="Decay of averaged weights; 0 for none.")] = 0.97,
     batch: Annotated[int, typer.Option("--batch", help="Crops per step.", min=1)] = 8,
     patch: Annotated[int, typer.Option("--patch", help="LR pixels along a crop's side.", min=8)] = 48,
-    hold_out: Annotated[int, typer.Option("--hold-out", help="Photos kept for choosing the best state.", min=1)] = 20,
+    hold_out: Annotated[
+        int | None,
+        typer.Option(
+            "--hold-out", help="Photos kept for choosing the best state. Default: as many as the float run kept.", min=1
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the crops.")] = 1,
     bf16: Annotated[bool, typer.Option("--bf16", help="Convolutions in bfloat16.")] = False,
     cache: Cache = _CACHE,
