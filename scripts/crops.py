@@ -2,8 +2,7 @@
 
     python scripts/crops.py
 
-The int8 column is the TFLite artifact's own output. The photos come with scikit-image and are free to pass on
-(astronaut: NASA, public domain; coffee and chelsea: CC0).
+The int8 column is the TFLite artifact's own output. The photos come with scikit-image and are CC0.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from edge_sr.tiling import upscale_image
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, SCALE = "idsa_net_mobile", 4
-PHOTOS = ("astronaut", "chelsea", "coffee")
+PHOTOS = ("chelsea", "coffee")
 WINDOW = 96
 
 
