@@ -16,7 +16,7 @@ Image = NDArray[np.uint8]
 
 _HEADS = (
     *("chart", "shift R", "G", "B", "max diff", "clipped", "levels (float)", "run px (float)", "falls"),
-    *("ripple (float)", "spread (float)", "overshoot (float)", ""),
+    *("ripple (float)", "spread (float)", "overshoot (float)", "verdict"),
 )
 # A difference of one level must be seen on the sheet; above 16 levels it is as bright as can be.
 _AMPLIFICATION = 16

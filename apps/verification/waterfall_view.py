@@ -28,7 +28,7 @@ def print_waterfall(report: WaterfallReport) -> None:
     scores = ("float, whole", "float, tiled", "fake-quant", "artifact")
     drops = ("drop", "= tiling", "+ quant.", "+ conv.")
     heads = ("artifact", "set", *scores, *drops, "culprit", "loses most", "lowest", "worst tile")
-    table = new_table(*heads, right=range(2, 10))
+    table = new_table(*heads, right=range(2, 10), names=(0,))
     for row in report.rows:
         add_row(table, *_cells(row))
     show(table)
