@@ -21,10 +21,14 @@ from rich.text import Text
 GAP = 2
 # Words in a column of this width can be read, however many; a cell of at most so much is no prose.
 _WRAPPED_LEAST = 30
+# In a narrower column prose is tall.
+_PROSE_LEAST = 50
 # A beginning or an end that is shorter is not worth a line.
 _COMMON_LEAST = 4
 # In place of a name.
 _NO_NAMES = ("", "–")
+# Parts that all begin with names; where it takes more, the rows are numbered.
+_REPEATED_MOST = 2
 # As far as a name is shortened that shares nothing with the others.
 _NAME_LEAST = 12
 _SEPARATORS = r"[_/.\- ]"
@@ -68,9 +72,9 @@ class Column:
         if self.kind in (Kind.NUMBER, Kind.NAME):
             return self.unwrapped
         # Wrapped words of any two lines together are longer than the column: at half of the whole, three at most.
-        enough = self.content if self.kind is Kind.PROSE else -(-self.content // 2)
-        words = max(map(_longest_word, (self.head, *self.cells)))
-        return max(min(enough, _WRAPPED_LEAST), words)
+        half = min(-(-self.content // 2), _WRAPPED_LEAST)
+        enough = min(self.content, _PROSE_LEAST) if self.kind is Kind.PROSE else half
+        return max(enough, *map(_longest_word, (self.head, *self.cells)))
 
     @property
     def shared(self) -> str | None:
@@ -169,12 +173,13 @@ def _without_shared(
 ) -> list[Column]:
     """Columns whose cells are all the same are said instead, the widest first, until it is enough.
 
-    Numbers are looked at last, and stay where there is one row: it would be no table any more.
+    Numbers stay where there is one row, which would be no table any more, and in a sum.
     """
     kept = list(columns)
     for column in sorted(columns, key=lambda column: -column.natural):
         number = column.kind is Kind.NUMBER
-        shared = column.shared if number == numbers and (len(column.cells) > 1 or not number) else None
+        stays = number != numbers or (number and len(column.cells) == 1) or _continues_sum(column)
+        shared = None if stays else column.shared
         if shared is not None and len(kept) > 1 and not enough(kept):
             kept.remove(column)
             above[column.head.plain] = shared
@@ -208,27 +213,47 @@ def _with_notes(columns: list[Column], above: dict[str, str], notes: list[str]) 
 def _parts(columns: list[Column], width: int, ellipsis: str) -> list[list[Column]]:
     """Columns in groups that fit, each after those that tell the rows apart."""
     count = _key_count(columns)
-    rest = columns[count:]
-    widest = max((column.least + GAP for column in rest), default=0)
+    rest = _sums(columns[count:])
+    widest = max((_least(group) + GAP for group in rest), default=0)
     key = _shortened(columns[:count], width - widest, ellipsis)
-    # What stands in every part is not wrapped where that can be helped.
-    taken = _unwrapped(key) if _unwrapped(key) + widest <= width else _least(key)
-    parts: list[list[Column]] = []
-    room = 0
-    for group in _sums(rest):
-        if _least(group) + GAP > room or not parts:
-            room = width - taken
-            parts.append([*key])
-        room -= _least(group) + GAP
+    repeated = _fewest(key, key, rest, width)
+    if len(repeated) <= _REPEATED_MOST:
+        return repeated
+    count = len(columns[0].cells)
+    number = Column(head=Text("#"), kind=Kind.NUMBER, cells=tuple(Text(str(row + 1)) for row in range(count)))
+    numbered = _fewest([number, *key], [number], rest, width)
+    return numbered if len(numbered) < len(repeated) else repeated
+
+
+def _fewest(first: list[Column], later: list[Column], groups: list[list[Column]], width: int) -> list[list[Column]]:
+    """The first part begins with ``first``, the others with ``later``, wrapped only where that saves a part."""
+    return min((_filled(first, later, groups, width, measure) for measure in (_unwrapped, _least)), key=len)
+
+
+def _filled(
+    first: list[Column],
+    later: list[Column],
+    groups: list[list[Column]],
+    width: int,
+    measure: Callable[[list[Column]], int],
+) -> list[list[Column]]:
+    parts = [[*first]]
+    left = width - measure(first)
+    for group in groups:
+        needed = _least(group) + GAP
+        if needed > left and len(parts[-1]) > len(later):
+            parts.append([*later])
+            left = width - measure(later)
         parts[-1] += group
-    return parts or [key]
+        left -= needed
+    return parts
 
 
 def _sums(columns: Sequence[Column]) -> list[list[Column]]:
     """Columns whose heads spell a sum, such as ``drop``, ``= tiling``, ``+ quant.``, together; the others alone."""
     groups: list[list[Column]] = []
     for column in columns:
-        if groups and column.head.plain.startswith(("=", "+")):
+        if groups and _continues_sum(column):
             groups[-1].append(column)
         else:
             groups.append([column])
@@ -237,12 +262,15 @@ def _sums(columns: Sequence[Column]) -> list[list[Column]]:
 
 def _key_count(columns: list[Column]) -> int:
     """How many columns, from the left, it takes to tell the rows apart, and to name them."""
-    named = next((index + 1 for index, column in enumerate(columns) if column.kind is Kind.NAME), 0)
     rows = len(columns[0].cells)
-    for count in range(named, len(columns)):
-        if len({tuple(column.cells[row].plain for column in columns[:count]) for row in range(rows)}) == rows:
-            return count
-    return named
+    for count, column in enumerate(columns):
+        if len({tuple(before.cells[row].plain for before in columns[:count]) for row in range(rows)}) == rows:
+            return count + (column.kind is Kind.NAME and count < len(columns) - 1)
+    return next((index + 1 for index, column in enumerate(columns[:-1]) if column.kind is Kind.NAME), 0)
+
+
+def _continues_sum(column: Column) -> bool:
+    return column.head.plain.startswith(("=", "+"))
 
 
 def _shortened(columns: list[Column], width: int, ellipsis: str) -> list[Column]:
@@ -253,13 +281,19 @@ def _shortened(columns: list[Column], width: int, ellipsis: str) -> list[Column]
         if column.kind is not Kind.NAME or excess <= 0:
             continue
         room = max(column.content - excess, _NAME_LEAST)
-        cells = tuple(
-            cell if _width(cell) <= room else _part(cell, len(cell.plain) - room + len(ellipsis), 0, ellipsis)
-            for cell in column.cells
-        )
+        cells = tuple(_last(cell, room, ellipsis) for cell in column.cells)
         if len({cell.plain for cell in cells}) == len({cell.plain for cell in column.cells}):
             kept[index] = replace(column, cells=cells)
     return kept
+
+
+def _last(cell: Text, room: int, ellipsis: str) -> Text:
+    """As much of a name's end as goes into ``room`` cells."""
+    if _width(cell) <= room:
+        return cell
+    name = cell.plain
+    start = next(index for index in range(len(name) + 1) if cell_len(ellipsis + name[index:]) <= room)
+    return _part(cell, start, 0, ellipsis)
 
 
 def _with_widths(columns: list[Column], width: int) -> list[tuple[Column, int]]:

@@ -34,19 +34,19 @@ class _Runs(SampleStatistics):
 
 def print_history(measurements: Sequence[Measurement]) -> None:
     """One line per measurement, oldest first: what, where, and the figure with its confidence interval."""
-    heads = ("when (UTC)", "artifact", "hash", "device", "runtime", "threads", "result", "95% interval")
-    table = new_table(*heads, right=(5, 6, 7), names=(1,))
+    heads = ("when (UTC)", "artifact", "result", "95% interval", "threads", "device", "runtime", "hash")
+    table = new_table(*heads, right=(2, 3, 4), names=(1,))
     for measurement in measurements:
         runtime = f"{measurement.runtime} {measurement.runtime_version} {measurement.backend}".strip()
         add_row(
             table,
             measurement.created.removesuffix("+00:00").replace("T", " "),
             measurement.artifact_name,
-            measurement.artifact_sha256[:8],
+            *_figures(measurement),
+            str(measurement.threads) if measurement.kind == LATENCY else "",
             f"{measurement.device_kind}: {measurement.device}",
             runtime,
-            str(measurement.threads) if measurement.kind == LATENCY else "",
-            *_figures(measurement),
+            measurement.artifact_sha256[:8],
         )
     show(table)
     say(f"{len(measurements)} measurement{'s' if len(measurements) != 1 else ''}")
@@ -168,7 +168,7 @@ def _figures(measurement: Measurement) -> tuple[str, str]:
     if measurement.kind != LATENCY:
         return f"{measurement.psnr_y_db:.3f} dB", f"{measurement.set_name}"
     interval = median_interval(measurement.samples_ms) if measurement.samples_ms else None
-    spelled = "–" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f} ms"
+    spelled = "–" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
     return f"{_median(measurement):.2f} ms{_marks(measurement)}", spelled
 
 

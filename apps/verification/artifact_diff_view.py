@@ -123,7 +123,7 @@ def _print_outputs(diff: ArtifactDiff) -> None:
         *(
             "image",
             "PSNR-Y before",
-            "after",
+            "PSNR-Y after",
             "change",
             "between them",
             "max levels",
