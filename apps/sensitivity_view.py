@@ -35,7 +35,7 @@ def print_sensitivity(report: SensitivityReport) -> None:
         if not result.view(view):
             continue
         heads = ("roundings", "error, levels²", "share", "only this: drop, dB", "all but this: drop, dB")
-        table = new_table(title, *heads, right=range(1, 6))
+        table = new_table(title, *heads, right=range(1, 6), names=(0,))
         for part in result.view(view):
             add_row(
                 table,
@@ -49,7 +49,7 @@ def print_sensitivity(report: SensitivityReport) -> None:
         show(table)
     if report.variants:
         columns = ("error, levels²", "drop, dB", "values rounded")
-        table = new_table("as targets execute it, without a search", *columns, right=range(1, 4))
+        table = new_table("as targets execute it, without a search", *columns, right=(1, 2), names=(0,))
         for variant in report.variants:
             rounded = ", ".join(f"{count} {op}" for op, count in variant.rounded.items())
             effect = variant.effect
@@ -62,7 +62,7 @@ def print_sensitivity(report: SensitivityReport) -> None:
 def _print_latency(latency: LatencyByPart) -> None:
     tile = format_size(latency.tile)
     say(f"milliseconds of a tile of {tile} with {latency.threads} thread(s), LiteRT's operator profile")
-    table = new_table("part", *latency.total_ms, right=range(1, 1 + len(latency.total_ms)))
+    table = new_table("part", *latency.total_ms, right=range(1, 1 + len(latency.total_ms)), names=(0,))
     add_row(table, "whole", *(f"{cost:.3f}" for cost in latency.total_ms.values()))
     for row in latency.rows:
         name = row.name if row.view == OP else f"{row.name}, convolutions"

@@ -24,7 +24,9 @@ _STATUS_STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
 def print_export(report: ExportReport) -> None:
     """Target, scheme, size, delegates, ops outside, where it is."""
     table = new_table(
-        "target", "scheme", "weights", "size", "delegates", "ops outside", "seconds", "artifact", right=(3, 4, 6)
+        *("target", "scheme", "weights", "size", "delegates", "ops outside", "seconds", "artifact"),
+        right=(3, 4, 6),
+        names=(7,),
     )
     for row in report.rows:
         add_row(
@@ -36,9 +38,12 @@ def print_export(report: ExportReport) -> None:
             "–" if row.delegates is None else str(row.delegates),
             format_ops(row.ops_outside, row.delegates),
             f"{row.seconds:.0f}",
-            str(row.path) if row.error is None else f"failed: {row.error}",
+            str(row.path) if row.error is None else "–",
         )
     show(table)
+    for row in report.rows:
+        if row.error is not None:
+            say(f"{row.target} {row.scheme} failed: {row.error}")
 
 
 def print_verify(report: VerifyReport) -> None:
@@ -47,6 +52,8 @@ def print_verify(report: VerifyReport) -> None:
         *("artifact", "set", "images", "float, whole", "float, tiled", "PSNR-Y", "SSIM", "drop", "= tiling"),
         *("+ quant.", "worst image"),
         right=range(3, 10),
+        names=(0,),
+        prose=(10,),
     )
     for row in report.rows:
         cells = [row.label, row.set_name, row.counted]
@@ -68,6 +75,8 @@ def print_profile(report: ProfileReport) -> None:
         *("artifact", "threads", "load ms", "first ms", "median ms", "IQR ms", "p95 ms", "runs", "peak RSS"),
         "runtime",
         right=range(1, 9),
+        names=(0,),
+        prose=(9,),
     )
     for row in report.rows:
         timing = row.timing

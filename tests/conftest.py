@@ -15,7 +15,7 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 # A terminal's width and colours must not decide what a test reads from the command line's output.
-os.environ["COLUMNS"] = "160"
+os.environ["COLUMNS"] = "200"
 os.environ["NO_COLOR"] = "1"
 os.environ.pop("FORCE_COLOR", None)
 # No test may write into the history of whoever runs it.

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
 
 from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS, figure_png
 from apps.history.compare import CompareReport, LatencyComparison, Side
@@ -16,7 +15,7 @@ from apps.history.measurement import LATENCY, Measurement
 from apps.history.ratio import FASTER, SLOWER
 from apps.profiling.certainty import median_interval
 from apps.profiling.sampled import NOISY_IQR_PERCENT, SampleStatistics
-from apps.terminal import add_row, new_table, say, show, styled
+from apps.terminal import Table, add_row, new_table, say, show, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,19 +34,19 @@ class _Runs(SampleStatistics):
 
 def print_history(measurements: Sequence[Measurement]) -> None:
     """One line per measurement, oldest first: what, where, and the figure with its confidence interval."""
-    heads = ("when (UTC)", "artifact", "hash", "device", "runtime", "threads", "result", "95% interval")
-    table = new_table(*heads, right=(5, 6))
+    heads = ("when (UTC)", "artifact", "result", "95% interval", "threads", "device", "runtime", "hash")
+    table = new_table(*heads, right=(2, 3, 4), names=(1,))
     for measurement in measurements:
         runtime = f"{measurement.runtime} {measurement.runtime_version} {measurement.backend}".strip()
         add_row(
             table,
             measurement.created.removesuffix("+00:00").replace("T", " "),
             measurement.artifact_name,
-            measurement.artifact_sha256[:8],
+            *_figures(measurement),
+            str(measurement.threads) if measurement.kind == LATENCY else "",
             f"{measurement.device_kind}: {measurement.device}",
             runtime,
-            str(measurement.threads) if measurement.kind == LATENCY else "",
-            *_figures(measurement),
+            measurement.artifact_sha256[:8],
         )
     show(table)
     say(f"{len(measurements)} measurement{'s' if len(measurements) != 1 else ''}")
@@ -65,7 +64,7 @@ def print_compare(report: CompareReport) -> None:
     if report.latency:
         show(_latency_table(report.latency))
     if report.accuracy:
-        table = new_table("artifact", "set", "runtime", "A dB", "B dB", "B less A", right=(3, 4, 5))
+        table = new_table("artifact", "set", "runtime", "A dB", "B dB", "B less A", right=(3, 4, 5), names=(0,))
         for row in report.accuracy:
             scores = (f"{row.before_db:.3f}", f"{row.after_db:.3f}", f"{row.change_db:+.3f}")
             add_row(table, row.artifact, row.set_name, row.runtime, *scores)
@@ -138,11 +137,12 @@ def _draw(axes: Any, members: Sequence[Measurement], *, label: str, colour: str,
 
 
 def _latency_table(rows: Sequence[LatencyComparison]) -> Table:
-    table = new_table("artifact", "device", "threads", "A, ms", "B, ms", "B / A", "verdict on B", "note")
+    heads = ("artifact", "device", "threads", "A, ms", "B, ms", "B / A", "verdict on B", "note")
+    table = new_table(*heads, right=range(2, 6), names=(0,), prose=(7,))
     for row in rows:
-        ratio = f"{row.ratio:.3f}"
+        ratio = [f"{row.ratio:.3f}"]
         if row.ratio_interval is not None:
-            ratio += f" [{row.ratio_interval[0]:.3f}, {row.ratio_interval[1]:.3f}]"
+            ratio.append(f"[{row.ratio_interval[0]:.3f}, {row.ratio_interval[1]:.3f}]")
         style = _STYLES.get(row.verdict, "")
         add_row(
             table,
@@ -151,24 +151,24 @@ def _latency_table(rows: Sequence[LatencyComparison]) -> Table:
             str(row.threads),
             _side_lines(row.before),
             _side_lines(row.after),
-            ratio,
+            tuple(ratio),
             styled(row.verdict, style),
             row.note,
         )
     return table
 
 
-def _side_lines(side: Side) -> tuple[str, str]:
-    interval = "" if side.interval_ms is None else f" [{side.interval_ms[0]:.2f}, {side.interval_ms[1]:.2f}]"
+def _side_lines(side: Side) -> tuple[str, ...]:
+    interval = [] if side.interval_ms is None else [f"[{side.interval_ms[0]:.2f}, {side.interval_ms[1]:.2f}]"]
     launches = f"{side.launches} launch{'es' if side.launches != 1 else ''}"
-    return f"{side.median_ms:.2f}{interval}", f"{side.samples} runs, {launches}"
+    return f"{side.median_ms:.2f}", *interval, f"{side.samples} runs, {launches}"
 
 
 def _figures(measurement: Measurement) -> tuple[str, str]:
     if measurement.kind != LATENCY:
         return f"{measurement.psnr_y_db:.3f} dB", f"{measurement.set_name}"
     interval = median_interval(measurement.samples_ms) if measurement.samples_ms else None
-    spelled = "–" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f} ms"
+    spelled = "–" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
     return f"{_median(measurement):.2f} ms{_marks(measurement)}", spelled
 
 

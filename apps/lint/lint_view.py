@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from apps.figures import GRID, INK, MUTED, figure_png
 from apps.lint.engine import DISCLAIMER, LABEL, OFF, ON, UNSURE, Forecast, LintReport
 from apps.lint.rules import SOURCES, Place
-from apps.terminal import add_row, new_table, say, show, styled
+from apps.terminal import Table, add_row, new_table, say, show, styled
 
 # Blue, orange and grey: told apart by colour-blind readers and in print.
 STATE_COLOURS = {ON: "#3f7fbf", OFF: "#d9822b", UNSURE: "#b8bfcc"}
@@ -21,6 +19,8 @@ _PLACES_SHOWN = 3
 def print_lint(report: LintReport, *, details: bool = True) -> None:
     """Summary of each forecast, then its findings, then the sources that they name."""
     show(_summary(report.forecasts))
+    for line in dict.fromkeys(f"{row.title}, {row.target}: {row.caveat}" for row in report.forecasts):
+        say(f"assumed of {line}")
     if details:
         for forecast in report.forecasts:
             if forecast.findings:
@@ -74,7 +74,7 @@ def _draw_strip(axes: object, height: float, forecast: Forecast) -> None:
 def _summary(forecasts: Sequence[Forecast]) -> Table:
     counted = ("ops on", "unsure", "off", "MACs on", "partitions", "errors", "warnings")
     title = f"{LABEL} of what runs where"
-    table = new_table("artifact", "accelerator", *counted, "assumes", right=range(2, 9), title=title)
+    table = new_table("artifact", "accelerator", *counted, right=range(2, 9), names=(0,), title=title)
     for forecast in forecasts:
         counts = [sum(f.rule.severity == severity for f in forecast.findings) for severity in ("error", "warning")]
         add_row(
@@ -87,14 +87,13 @@ def _summary(forecasts: Sequence[Forecast]) -> Table:
             "–" if forecast.macs_share is None else f"{100 * forecast.macs_share:.1f}%",
             str(forecast.partitions),
             *map(str, counts),
-            forecast.caveat,
         )
     return table
 
 
 def _findings(forecast: Forecast) -> Table:
     title = f"{LABEL}: {forecast.artifact_path.name} on {forecast.title}"
-    table = new_table("severity", "rule", "where", "what", "fix", title=title)
+    table = new_table("severity", "rule", "where", "what", "fix", prose=(3, 4), title=title)
     for finding in forecast.findings:
         severity = finding.rule.severity
         add_row(

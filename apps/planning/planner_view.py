@@ -18,7 +18,7 @@ def print_plan(plan: TilePlan) -> None:
         f"about {format_seconds(best.seconds)} and {best.memory_bytes / 1e6:.0f} MB"
     )
     heads = ("artifact", "threads", "overlap", "tiles", "computed", "predicted", "quartiles", "memory", "fits")
-    table = new_table(*heads, right=range(1, len(heads)))
+    table = new_table(*heads, right=range(1, len(heads)), names=(0,))
     for option in plan.options:
         add_row(table, *_cells(option))
     show(table)

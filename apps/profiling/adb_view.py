@@ -15,7 +15,9 @@ def print_adb(report: AdbReport) -> None:
     table = new_table(
         *("artifact", "backend", "thr.", "cores", "load ms", "median ms", "mean ms", "spread", "runs"),
         *("outside of delegate", "numerics", "temp. °C", "governor"),
-        right=(2, 4, 5, 6, 7, 8),
+        right=(2, 4, 5, 6, 7, 8, 11),
+        names=(0,),
+        prose=(9, 10),
     )
     for row in report.rows:
         cores = f"mask {row.taskset_mask}" if row.pinned else "any"
@@ -52,6 +54,8 @@ def print_apple(report: AppleReport) -> None:
     table = new_table(
         *("artifact", "compute unit", "load ms", "median ms", "IQR ms", "p95 ms", "runs", "planned for", "numerics"),
         right=range(2, 7),
+        names=(0,),
+        prose=(7, 8),
     )
     for row in report.rows:
         if row.timing is None:

@@ -15,7 +15,7 @@ _ENDINGS = {
 def print_browser(report: BrowserReport) -> None:
     """Device, then one line per artifact and configuration: latency, what the picture was checked against."""
     heads = ("artifact", "runs in", "load ms", "first ms", "median ms", "IQR ms", "p95 ms", "samples", "picture")
-    table = new_table(*heads, right=range(2, 8))
+    table = new_table(*heads, right=range(2, 8), names=(0,), prose=(8,))
     for row in report.rows:
         cells = [row.label, row.configuration.label]
         timing = row.timing

@@ -16,7 +16,8 @@ _REST_COLOUR = "#c9d1de"
 def print_layers(profile: LayerProfile, *, limit: int = TABLE_LAYERS) -> None:
     """The dearest layers, what the others take together, what is left of the whole; then the kinds of layers."""
     say(f"{profile.label}: {profile.total_ms:.3f} ms with {_threads(profile)}, {profile.macs / 1e9:.3f} GMACs")
-    table = new_table("layer", "operation", "MACs", "median ms", "95% interval", "share", "GMAC/s", right=range(2, 7))
+    heads = ("layer", "operation", "MACs", "median ms", "95% interval", "share", "GMAC/s")
+    table = new_table(*heads, right=range(2, 7), names=(0,))
     shown, rest = dearest(profile, limit)
     for layer in shown:
         add_row(table, *_cells(profile, layer))

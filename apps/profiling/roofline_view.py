@@ -13,11 +13,11 @@ from apps.terminal import add_row, new_table, say, show
 def print_roofline(report: RooflineReport) -> None:
     """One line per artifact and thread count: MACs, rate, peak, share of the peak with its range over the rounds."""
     numbers = ("threads", "GMACs", "median ms", "GMAC/s", "peak GMAC/s", "of peak", "rounds from … to")
-    table = new_table("artifact", *numbers, right=range(1, 8))
+    table = new_table("artifact", *numbers, right=range(1, 8), names=(0,))
     for row in report.rows:
         cells = [row.label, str(row.threads)]
         if row.reason is not None:
-            add_row(table, *cells, *["–"] * 5, row.reason)
+            add_row(table, *cells, *["–"] * 6)
             continue
         percent = row.round_percent
         cells += [
@@ -30,6 +30,8 @@ def print_roofline(report: RooflineReport) -> None:
         ]
         add_row(table, *cells)
     show(table)
+    for line in dict.fromkeys(f"{row.label}: {row.reason}" for row in report.rows if row.reason is not None):
+        say(line)
     rounds = f"{report.rounds} round{'s' if report.rounds > 1 else ''}"
     say(f"peak: {report.peak}, same runtime, scheme and threads, in turns with the artifact, {rounds}")
 

@@ -17,14 +17,13 @@ from apps.verification.agreement import ALLOWED_LEVELS, Agreement, AgreementMatr
 def print_agreement(matrix: AgreementMatrix) -> None:
     """Who took part, every pair, and the first diverging layer of each that is too far off."""
     say(f"{matrix.title}: {len(matrix.tiles)} tiles ({', '.join(tile.label for tile in matrix.tiles)})")
-    who = new_table("participant", "ran in", "PSNR-Y of the tiles", right=(2,))
+    who = new_table("participant", "ran in", "PSNR-Y of the tiles", right=(2,), names=(0,), prose=(1,))
     for participant in matrix.participants:
         where = participant.runner if participant.reason is None else f"did not run: {participant.reason}"
         add_row(who, participant.name, where, format_db(participant.psnr_y_db))
     show(who)
-    pairs = new_table(
-        "pair", "max", "on photos", "mean", "equal", "over 1", "over 2", "PSNR between", right=range(1, 8)
-    )
+    heads = ("pair", "max", "on photos", "mean", "equal", "over 1", "over 2", "PSNR between")
+    pairs = new_table(*heads, right=range(1, 8), names=(0,))
     for pair in matrix.pairs:
         cells = (
             f"{pair.first} – {pair.second}",

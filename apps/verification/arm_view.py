@@ -10,7 +10,8 @@ from apps.verification.arm import ArmCheck
 
 def print_arm(checks: Sequence[ArmCheck]) -> None:
     """One row per file and CPU."""
-    table = new_table("artifact", "file", "emulated CPU", "stored bytes", "difference", "levels", "", right=(4, 5))
+    heads = ("artifact", "file", "emulated CPU", "stored bytes", "difference", "levels", "verdict")
+    table = new_table(*heads, right=(4, 5), names=(0, 1))
     for check in checks:
         add_row(
             table,

@@ -21,7 +21,9 @@ def print_diff(diff: ArtifactDiff) -> None:
     say(verdict(diff))
     rows = list(_rows(diff))
     if rows:
-        table = new_table("what", diff.before.name, diff.after.name)
+        say(f"before: {diff.before.name}")
+        say(f"after: {diff.after.name}")
+        table = new_table("what", "before", "after")
         for name, before, after in rows:
             add_row(table, name, before, after)
         show(table)
@@ -78,7 +80,17 @@ def _print_graph(graph: GraphChange) -> None:
     if not changed:
         return
     say(f"weights: {len(changed)} of {len(graph.layers)} layers differ")
-    table = new_table("layer", "largest difference", "of largest weight", "bias", "scales", "", right=(1, 2, 3, 4))
+    table = new_table(
+        "layer",
+        "largest difference",
+        "of largest weight",
+        "bias",
+        "scales",
+        "note",
+        right=(1, 2, 3, 4),
+        names=(0,),
+        prose=(5,),
+    )
     for layer in changed[:_MOST_LAYERS]:
         notes = ["channels reordered"] if layer.reordered else []
         notes += [f"beside {layer.after}"] if layer.after != layer.before else []
@@ -111,7 +123,7 @@ def _print_outputs(diff: ArtifactDiff) -> None:
         *(
             "image",
             "PSNR-Y before",
-            "after",
+            "PSNR-Y after",
             "change",
             "between them",
             "max levels",
@@ -119,6 +131,7 @@ def _print_outputs(diff: ArtifactDiff) -> None:
             "pixels that differ",
         ),
         right=range(1, 8),
+        names=(0,),
     )
     for entry in diff.outputs:
         before, after = entry.psnr_y_db

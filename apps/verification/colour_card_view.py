@@ -15,8 +15,8 @@ from apps.verification.seam_probe import level_difference
 Image = NDArray[np.uint8]
 
 _HEADS = (
-    *("chart", "shift R", "G", "B", "max diff", "clipped", "levels (float)", "run px (float)", "falls"),
-    *("ripple (float)", "spread (float)", "overshoot (float)", ""),
+    *("chart", "shift R", "shift G", "shift B", "max diff", "clipped", "levels (float)", "run px (float)", "falls"),
+    *("ripple (float)", "spread (float)", "overshoot (float)", "verdict"),
 )
 # A difference of one level must be seen on the sheet; above 16 levels it is as bright as can be.
 _AMPLIFICATION = 16

@@ -27,7 +27,9 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 def print_gate(checks: Sequence[GateCheck]) -> None:
     """What failed, worst first, then what was skipped and what passed, as a table on stdout."""
-    table = new_table("gate", "artifact", "set", "check", "measured", "limit", "", right=(4, 5))
+    table = new_table(
+        "gate", "artifact", "set", "check", "measured", "limit", "why", right=(4, 5), names=(1,), prose=(6,)
+    )
     for check in _ordered(checks):
         note = "" if check.status == "passed" else check.message
         cells = [check.artifact, check.set_name or "", check.name, *_numbers(check), note]

@@ -15,7 +15,10 @@ from apps.verification.seam_probe import INVISIBLE_LEVELS, level_difference
 
 Image = NDArray[np.uint8]
 
-_HEADS = ("overlap", "work", "along seams: max", "photos", "mean", "elsewhere: max", "mean", "layers beyond", "")
+_HEADS = (
+    *("overlap", "work", "along seams: max", "along seams: photos", "along seams: mean"),
+    *("elsewhere: max", "elsewhere: mean", "layers beyond", "this is"),
+)
 _LINES = (
     ("along seams, largest", "seam_max_levels", SCHEME_COLOURS["w8a8"], "-"),
     ("on photos alone", "photo_max_levels", SCHEME_COLOURS["fp16"], "-"),
@@ -25,7 +28,7 @@ _LINES = (
 
 def print_seams(certificate: SeamCertificate, *, out: Console | None = None) -> None:
     """One row per overlap, then what is certain."""
-    table = new_table(*_HEADS, right=range(len(_HEADS) - 1), title=certificate.artifact)
+    table = new_table(*_HEADS, right=range(len(_HEADS) - 1), prose=(len(_HEADS) - 1,), title=certificate.artifact)
     for row in certificate.rows:
         marks = []
         if row.overlap == certificate.certified_overlap:

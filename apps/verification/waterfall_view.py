@@ -25,10 +25,10 @@ WINDOW = 128
 
 def print_waterfall(report: WaterfallReport) -> None:
     """One line per artifact and set: the four scores, the drop and its parts, the culprit, the worst image and tile."""
-    scores = ("float, whole", "float, tiled", "fake-quant", "artifact")
+    scores = ("float, whole", "float, tiled", "fake-quant", "artifact, tiled")
     drops = ("drop", "= tiling", "+ quant.", "+ conv.")
     heads = ("artifact", "set", *scores, *drops, "culprit", "loses most", "lowest", "worst tile")
-    table = new_table(*heads, right=range(2, 10))
+    table = new_table(*heads, right=range(2, 10), names=(0,))
     for row in report.rows:
         add_row(table, *_cells(row))
     show(table)
