@@ -24,7 +24,6 @@ from apps.commands import (
 )
 from apps.commands.options import examples
 from apps.destinations import own_stdout
-from apps.machine import package_version
 from apps.streams import complain, prepare_streams
 from edge_sr import __version__
 from edge_sr.errors import EdgeSRError
@@ -45,6 +44,8 @@ app = typer.Typer(
 
 def _print_version(value: bool) -> None:
     if value:
+        from apps.machine import package_version
+
         print(f"edge-sr {package_version('edge-sr') or __version__}")
         raise typer.Exit
 
@@ -52,7 +53,7 @@ def _print_version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", "-V", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,11 +17,13 @@ from apps.destinations import (
     write_bytes,
     write_claimed,
 )
-from apps.progress import Progress, progress_bars
-from apps.results import Result, check_json_target, envelope, json_text, write_json
 from apps.streams import say_aside
 from edge_sr.errors import ConfigError
 from edge_sr.sizes import format_size, parse_size
+
+if TYPE_CHECKING:
+    from apps.progress import Progress
+    from apps.results import Result
 
 # More than any phone or desktop has; a runtime would start as many as it is told to.
 MOST_THREADS = 256
@@ -84,6 +86,9 @@ def working(json_file: Path | None, *, figure: Path | None = None, folder: Path 
     Raises:
         ConfigError: one of them cannot be written.
     """
+    from apps.progress import progress_bars
+    from apps.results import check_json_target
+
     check_json_target(json_file)
     if figure is not None:
         _check_figure(figure)
@@ -99,6 +104,8 @@ def save(kind: str, result: Result, json_file: Path | None) -> None:
     """Write the result where ``--json`` asked for it."""
     if json_file is None:
         return
+    from apps.results import envelope, json_text, write_json
+
     content = envelope(kind, result)
     if is_stdout(json_file):
         write_claimed(json_text(content))
