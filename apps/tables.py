@@ -149,9 +149,9 @@ def print_models(report: ModelsReport) -> None:
             )
         table.add_section()
     show(table)
-    say("params: as deployed; float, int8: PSNR-Y of the weights in dB, on photos held out")
-    say("of that network's own training, so not comparable between networks")
-    say("none bundled: edge-sr train --model NETWORK --scale 2 --data PHOTOS --out FOLDER")
+    say("params: as deployed; float, int8: PSNR-Y in dB on photos held out of each")
+    say("network's own training, so not comparable between networks")
+    say("none bundled: train your own (edge-sr train --help) and give it as --checkpoint")
     kinds = new_table("name", "what it is", "targets")
     for model in report.models:
         add_row(kinds, model.name, model.summary, "all")

@@ -90,11 +90,9 @@ def bundled_checkpoint(model: str, scale: int, scheme: str = "fp32") -> Path:
     if not path.is_file():
         existing = sorted(file.stem for file in WEIGHTS_DIR.glob("*.safetensors"))
         bundled = ", ".join(existing) or "none, install the package again"
-        run = f"runs/{model}_x{scale}"
         raise CheckpointError(
-            f"expected a bundled checkpoint {name}, got none (bundled: {bundled}); "
-            f"train one with edge-sr train --model {model} --scale {scale} --data PHOTOS --out {run}, and name it with "
-            f"--checkpoint {run}/network.safetensors"
+            f"expected a bundled checkpoint {name}, got none (bundled: {bundled}); train one "
+            f"(edge-sr train --config SETTINGS.toml, with scale = {scale} in it) and name it with --checkpoint"
         )
     return path
 

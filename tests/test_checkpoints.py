@@ -250,8 +250,8 @@ def test_bundled_checkpoints_are_found_by_name(tmp_path: Path, monkeypatch: pyte
     missing = "checkpoint idsa_net_x2_fp32, got none (bundled: idsa_net_x4_fp32, idsa_net_x4_w8a8); train one with "
     with pytest.raises(CheckpointError, match=re.escape(missing)) as caught:
         bundled_checkpoint("idsa_net", 2)
-    assert "edge-sr train --model idsa_net --scale 2" in str(caught.value)
-    assert "--checkpoint runs/idsa_net_x2/network.safetensors" in str(caught.value)
+    assert "edge-sr train --config SETTINGS.toml, with scale = 2 in it" in str(caught.value)
+    assert str(caught.value).endswith("name it with --checkpoint")
 
 
 def test_sha256_file_matches_the_standard_vector(tmp_path: Path) -> None:

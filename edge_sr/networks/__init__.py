@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from edge_sr.choices import did_you_mean, expect_choice
 from edge_sr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,16 +56,17 @@ def create_network(name: str, scale: int, **config: Any) -> nn.Module:
     Raises:
         ConfigError: unknown name, scale or field, or a field of another type.
     """
-    entry = MODELS.get(name)
-    if entry is None:
-        raise ConfigError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
+    expect_choice("model", name, MODELS)
+    entry = MODELS[name]
     module = import_module(entry.module)
     config_class = getattr(module, entry.config_class)
     hints = get_type_hints(config_class)
     known = {field.name for field in fields(config_class)}
     for key, value in {"scale": scale, **config}.items():
         if key not in known:
-            raise ConfigError(f"{name} has the settings {', '.join(sorted(known))}, got {key!r}")
+            raise ConfigError(
+                f"{name} has the settings {', '.join(sorted(known))}, got {key!r}{did_you_mean(key, known)}"
+            )
         if isinstance(hints[key], type) and (
             not isinstance(value, hints[key]) or (hints[key] is int and isinstance(value, bool))
         ):
