@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from apps.results import plain
-from edge_sr.checkpoints import WEIGHTS_DIR, load_tensors
+from edge_sr.checkpoint_header import WEIGHTS_DIR, read_header
 from edge_sr.errors import CheckpointError
-from edge_sr.networks import MODELS, create_network
-from edge_sr.resize import SCALES
+from edge_sr.json_values import plain
+from edge_sr.networks import MODELS
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundledWeights:
-    """One checkpoint file that comes with the package. ``scheme`` is part of its name."""
+    """One checkpoint file that comes with the package.
+
+    ``scheme`` is part of its name. ``license`` and ``metadata`` are what its header says.
+    """
 
     file: str
     scale: int
     scheme: str
     size_bytes: int
     sha256: str
+    license: str
     metadata: dict[str, Any]
+
+    @property
+    def psnr_y_db(self) -> float | None:
+        """PSNR-Y on photos held out of its training, in dB; None where none is recorded."""
+        value = self.metadata.get("held_out_psnr_y_db", self.metadata.get("psnr_y_db"))
+        return value if isinstance(value, float) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,35 +67,30 @@ class ModelsReport:
 
 
 def list_models() -> ModelsReport:
-    """Build each network once per scale (untrained, milliseconds) and read the headers of the bundled weights.
+    """Read the headers of the bundled weights; no network is built and torch is not imported.
 
     Raises:
         CheckpointError: a bundled checkpoint is damaged.
     """
-    models = []
-    for name, entry in MODELS.items():
-        networks = {scale: create_network(name, scale) for scale in SCALES}
-        models.append(
-            ModelInfo(
-                name=name,
-                summary=entry.summary,
-                parameters={scale: _count(network) for scale, network in networks.items()},
-                deployed_parameters={
-                    scale: _count(network.eval().deployed())  # type: ignore[operator]
-                    for scale, network in networks.items()
-                },
-                bundled=tuple(_bundled(name)),
-            )
+    models = [
+        ModelInfo(
+            name=name,
+            summary=entry.summary,
+            parameters={scale: training for scale, (training, _) in entry.parameters.items()},
+            deployed_parameters={scale: deployed for scale, (_, deployed) in entry.parameters.items()},
+            bundled=tuple(_bundled(name)),
         )
+        for name, entry in MODELS.items()
+    ]
     return ModelsReport(models=tuple(models))
 
 
 def _bundled(model: str) -> list[BundledWeights]:
     found = []
     for path in sorted(WEIGHTS_DIR.glob(f"{model}_x[234]_*.safetensors")):
-        loaded = load_tensors(path, expect_model=model)
+        data, header = read_header(path, expect_model=model)
         _, _, scheme = path.stem.removeprefix(f"{model}_").partition("_")
-        scale = int(loaded.config.get("scale", 0))
+        scale = int(header.config.get("scale", 0))
         if not path.stem.startswith(f"{model}_x{scale}_"):
             raise CheckpointError(f"expected the scale in the name of {path.name}, got x{scale} inside, rename it")
         found.append(
@@ -93,13 +98,10 @@ def _bundled(model: str) -> list[BundledWeights]:
                 file=path.name,
                 scale=scale,
                 scheme=scheme,
-                size_bytes=path.stat().st_size,
-                sha256=loaded.sha256,
-                metadata=loaded.metadata,
+                size_bytes=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                license=header.license,
+                metadata=header.metadata,
             )
         )
     return found
-
-
-def _count(network: Any) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())

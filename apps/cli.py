@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from apps.commands import (
     costs,
@@ -22,9 +23,8 @@ from apps.commands import (
     upscaling,
     verifying,
 )
-from apps.commands.options import examples
+from apps.commands.help_page import HelpPage, examples
 from apps.destinations import own_stdout
-from apps.machine import package_version
 from apps.streams import complain, prepare_streams
 from edge_sr import __version__
 from edge_sr.errors import EdgeSRError
@@ -35,9 +35,8 @@ _ARTIFACT = "out/artifacts/idsa_net_mobile_x4_w8a8_tflite_128x128"
 app = typer.Typer(
     name="edge-sr",
     help="Super-resolution for phones: export, verify and profile int8 artifacts.",
-    epilog=examples("edge-sr demo", "edge-sr COMMAND --help"),
-    no_args_is_help=True,
-    add_completion=False,
+    epilog=examples("edge-sr demo", "edge-sr COMMAND --help", "edge-sr --install-completion"),
+    rich_markup_mode=None,  # rich takes longer to import than all the rest of --help
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -45,104 +44,125 @@ app = typer.Typer(
 
 def _print_version(value: bool) -> None:
     if value:
+        from apps.machine import package_version
+
         print(f"edge-sr {package_version('edge-sr') or __version__}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", "-V", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 app.command(
+    cls=HelpPage,
     epilog=examples(
         "edge-sr export --out out/artifacts",
         "edge-sr export --scheme fp32 --scheme w8a8 --target tflite --tile 128x128 --out out/artifacts",
         "edge-sr export --checkpoint runs/mine.safetensors --scheme w8a8 --calibration photos --out out/mine",
-    )
+    ),
 )(making.export)
 app.command(
+    cls=HelpPage,
     epilog=examples(
         f"edge-sr verify {_ARTIFACT}",
         "edge-sr verify out/artifacts/* --data benchmarks --set Set5 --set Set14 --max-drop 0.05",
         "edge-sr verify out/artifacts/* --full --set Set5 --data benchmarks --out out/verify",
         "edge-sr verify out/artifacts/* --max-drop 0.05 --junit verify.xml --annotations github",
         "edge-sr verify out/mine/* --checkpoint runs/mine.safetensors --json verify.json",
-    )
+    ),
 )(verifying.verify)
 app.command(
+    cls=HelpPage,
     epilog=examples(
         f"edge-sr profile {_ARTIFACT}",
         "edge-sr profile out/artifacts/*tflite* --device host --threads 1 --threads 2 --json latency.json",
-    )
+    ),
 )(measuring.profile)
 app.command(
-    epilog=examples(f"edge-sr layers {_ARTIFACT}", f"edge-sr layers {_ARTIFACT} --figure layers.png --json layers.json")
+    cls=HelpPage,
+    epilog=examples(
+        f"edge-sr layers {_ARTIFACT}", f"edge-sr layers {_ARTIFACT} --figure layers.png --json layers.json"
+    ),
 )(costs.layers)
 app.command(
-    epilog=examples(f"edge-sr roofline {_ARTIFACT}", "edge-sr roofline out/artifacts/*tflite* --threads 1 --threads 2")
+    cls=HelpPage,
+    epilog=examples(f"edge-sr roofline {_ARTIFACT}", "edge-sr roofline out/artifacts/*tflite* --threads 1 --threads 2"),
 )(costs.roofline)
 app.command(
+    cls=HelpPage,
     epilog=examples(
         "edge-sr plan out/artifacts/*w8a8_tflite* --image 1000x750 --ram 512MB",
         "edge-sr plan out/artifacts/* --image 1000x750 --threads 1 --threads 2 --json plan.json",
-    )
+    ),
 )(planning.plan)
 app.command(
+    cls=HelpPage,
     epilog=examples(
         "edge-sr upscale photo.jpg",
         f"edge-sr upscale photo.heic scans -o large --format jpg --artifact {_ARTIFACT}",
         "edge-sr upscale moving.gif -o large.webp --frames",
-    )
+    ),
 )(upscaling.upscale)
-app.command(epilog=examples("edge-sr demo", "edge-sr demo --out out/demo --target tflite"))(making.demo)
+app.command(cls=HelpPage, epilog=examples("edge-sr demo", "edge-sr demo --out out/demo --target tflite"))(making.demo)
 app.command(
+    cls=HelpPage,
     epilog=examples(
         "edge-sr train --model idsa_net_mobile --scale 4 --data photos --out runs/mobile_x4",
         "edge-sr train --config mine.toml --data photos --init runs/x4/network.safetensors --out runs/mobile_x3",
-    )
+    ),
 )(training.train)
 app.command(
+    cls=HelpPage,
     epilog=examples(
         "edge-sr qat --checkpoint runs/mobile_x4/network.safetensors --data photos --out runs/w8a8.safetensors",
         "edge-sr qat --checkpoint FLOAT --data photos --steps 1000 --scale-lr 2e-5 --out QUANTIZED",
-    )
+    ),
 )(training.qat)
 app.command(
+    cls=HelpPage,
     epilog=examples(
         "edge-sr sensitivity --out out/sensitivity",
         "edge-sr sensitivity --checkpoint runs/mine.safetensors --data photos --variants --json sensitivity.json",
         "edge-sr sensitivity --model idsa_net --checkpoint NETWORK --no-search --latency --tile 64x64",
-    )
+    ),
 )(sensitivity.sensitivity)
 app.command(
+    cls=HelpPage,
     epilog=examples(
         f"edge-sr lint {_ARTIFACT}",
         "edge-sr lint out/artifacts/* --for xnnpack --for ane --fail-on error --figure lint.png",
-    )
+    ),
 )(linting.lint)
 app.command(
+    cls=HelpPage,
     epilog=examples(
         "edge-sr diff out/old/idsa_net_mobile_x4_w8a8_tflite_128x128 out/new/idsa_net_mobile_x4_w8a8_tflite_128x128",
         f"edge-sr diff {_ARTIFACT} out/artifacts/idsa_net_mobile_x4_w8a8_executorch_128x128 --images 1",
         f"edge-sr diff {_ARTIFACT} out/mine/model_w8a8 --data benchmarks --set Set5 --json diff.json",
-    )
+    ),
 )(diffing.diff)
 app.command(
-    epilog=examples("edge-sr history", "edge-sr history --model idsa_net_mobile --device host --figure history.png")
+    cls=HelpPage,
+    epilog=examples("edge-sr history", "edge-sr history --model idsa_net_mobile --device host --figure history.png"),
 )(history.history)
 app.command(
+    cls=HelpPage,
     epilog=examples(
         "edge-sr compare out/artifacts/NAME_fp32_tflite_128x128 out/artifacts/NAME_w8a8_tflite_128x128 --threads 1",
         "edge-sr compare 'NAME*@..2026-01-31' 'NAME*@2026-02-01..' --fail-on-slower --figure compare.png",
-    )
+    ),
 )(history.compare)
-app.command(epilog=examples("edge-sr models", "edge-sr models --json models.json"))(looking.models)
-app.command(epilog=examples("edge-sr doctor", "edge-sr doctor --quick"))(looking.doctor)
+app.command(cls=HelpPage, epilog=examples("edge-sr models", "edge-sr models --json models.json"))(looking.models)
+app.command(cls=HelpPage, epilog=examples("edge-sr doctor", "edge-sr doctor --quick"))(looking.doctor)
 
 
 @own_stdout()
@@ -160,7 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ended_like_interrupted():
             command = typer.main.get_command(app)
-            command.main(args=None if arguments is None else list(arguments), prog_name="edge-sr")
+            words = None if arguments is None else list(arguments)
+            status = command.main(args=words, prog_name="edge-sr", standalone_mode=False)
+    except TyperException as error:
+        return _fail(_usage(error), 2)
     except EdgeSRError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
@@ -172,12 +195,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"expected names of files in {error.encoding}, got {error.object!r}; rename it", 2)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
-    except SystemExit as end:
-        # Typer turns Ctrl-C into this exit without a word.
-        if end.code == INTERRUPTED:
-            return _fail("interrupted; nothing half-written was left", INTERRUPTED)
+    except typer.Abort:
+        return _fail("expected an answer, got the end of the input", 2)
+    except SystemExit as end:  # where Typer itself is done, as after --show-completion
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
+    if status == INTERRUPTED:  # which is what Typer makes of Ctrl-C, without a word
+        return _fail("interrupted; nothing half-written was left", INTERRUPTED)
+    return int(status or 0)
+
+
+def _usage(error: TyperException) -> str:
+    """The line for words that make no command: what is wrong, where to look, and what was probably meant."""
+    options = getattr(error, "possibilities", None) or ()
+    # "Value error" is how the library behind Typer begins what its own checks say.
+    text = (error.message if options else error.format_message()).replace("Value error, ", "")
+    said, _, commands = text.partition(". Did you mean ")
+    near = commands.removesuffix("?") or " or ".join(options)
+    context = getattr(error, "ctx", None)
+    page = "edge-sr" if context is None else context.command_path
+    return f"{said.removesuffix('.')}; see {page} --help" + (f"; did you mean {near}?" if near else "")
 
 
 def _fail(message: str, status: int) -> int:

@@ -11,13 +11,14 @@ from converters.targets import TARGETS
 from quantization.schemes import SCHEMES
 
 if TYPE_CHECKING:
-    from apps.catalogue import ModelsReport
+    from apps.catalogue import BundledWeights, ModelsReport
     from apps.doctor import DoctorReport
     from apps.exporting import ExportReport
     from apps.report import SummaryRow
     from apps.results import ProfileReport
     from apps.verification.accuracy import VerifyReport
 
+_FLOAT_SCHEMES = tuple(scheme.name for scheme in SCHEMES.values() if not scheme.quantized)
 _STATUS_STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
 
 
@@ -140,30 +141,35 @@ def print_doctor(report: DoctorReport) -> None:
 
 
 def print_models(report: ModelsReport) -> None:
-    """Networks, their sizes, and what is recorded with their weights."""
-    table = new_table("model", "scale", "parameters", "deployed", "bundled weights", "recorded", right=(2, 3))
+    """Networks by scale, what is bundled of each and under which licence; then what networks and schemes are."""
+    table = new_table("network", "", "params", "bundled", "float", "int8", "licence", right=(2, 4, 5))
     for model in report.models:
-        for scale, count in model.parameters.items():
+        for scale, count in model.deployed_parameters.items():
             own = [weights for weights in model.bundled if weights.scale == scale]
             add_row(
                 table,
-                model.name if scale == min(model.parameters) else "",
+                model.name,
                 f"x{scale}",
                 f"{count:,}",
-                f"{model.deployed_parameters[scale]:,}",
-                tuple(weights.scheme for weights in own) or "–",
-                tuple(_recorded(weights.metadata) for weights in own),
+                " ".join(weights.scheme for weights in own) or "none",
+                format_db(_score(own, quantized=False), 2),
+                format_db(_score(own, quantized=True), 2),
+                tuple(dict.fromkeys(weights.license or "not recorded" for weights in own)) or "–",
             )
         table.add_section()
     show(table)
+    say("params: as deployed; float, int8: PSNR-Y in dB on photos held out of each")
+    say("network's own training, so not comparable between networks")
+    say("none bundled: train your own (edge-sr train --help) and give it as --checkpoint")
+    kinds = new_table("name", "what it is", "targets")
     for model in report.models:
-        say(f"{model.name}: {model.summary}")
+        add_row(kinds, model.name, model.summary, "all")
     for scheme in SCHEMES.values():
         targets = [target.name for target in TARGETS.values() if scheme.name in target.schemes]
-        say(f"{scheme.name}: {scheme.summary} ({', '.join(targets)})")
+        add_row(kinds, scheme.name, scheme.summary, "all" if len(targets) == len(TARGETS) else ", ".join(targets))
+    show(kinds)
+    say(f"targets: {', '.join(TARGETS)}")
 
 
-def _recorded(metadata: dict[str, object]) -> str:
-    # Short values only: whole histories are in --json.
-    short = {key: value for key, value in metadata.items() if isinstance(value, str | int | float) and value != ""}
-    return ", ".join(f"{key} {value}" for key, value in short.items() if len(str(value)) <= 40)[:110]
+def _score(bundled: Sequence[BundledWeights], *, quantized: bool) -> float | None:
+    return next((own.psnr_y_db for own in bundled if (own.scheme not in _FLOAT_SCHEMES) is quantized), None)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from apps.progress import Progress, quiet
 from edge_sr.checkpoints import LoadedTensors, bundled_checkpoint, load_checkpoint, load_tensors
+from edge_sr.choices import expect_choice
 from edge_sr.datasets import load_image_sets
 from edge_sr.errors import CheckpointError, ConfigError
 from edge_sr.networks import MODELS
@@ -79,8 +80,7 @@ def resolve_weights(
         CheckpointError: none is bundled, or it is of another model, scale or scheme.
         UnsupportedScheme: there is no such scheme.
     """
-    if model not in MODELS:
-        raise ConfigError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
+    expect_choice("model", model, MODELS)
     if scale not in SCALES:
         raise ConfigError(f"scale must be one of {', '.join(map(str, SCALES))}, got {scale}")
     quantized = get_scheme(scheme).quantized

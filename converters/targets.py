@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import cast
 
 from converters.lowering import Lowered, LoweringJob
-from edge_sr.errors import ConfigError, UnsupportedScheme
+from edge_sr.choices import expect_choice
+from edge_sr.errors import UnsupportedScheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +46,7 @@ class Target:
 
     def check_scheme(self, scheme: str) -> None:
         """Raise UnsupportedScheme unless this target can do ``scheme``."""
-        if scheme not in self.schemes:
-            raise UnsupportedScheme(
-                f"scheme for target {self.name} must be one of {', '.join(self.schemes)}, got {scheme!r}"
-            )
+        expect_choice(f"scheme for target {self.name}", scheme, self.schemes, error_class=UnsupportedScheme)
 
 
 TARGETS: dict[str, Target] = {
@@ -81,6 +79,5 @@ TARGETS: dict[str, Target] = {
 
 def get_target(name: str) -> Target:
     """The target called ``name``; ConfigError names those that exist."""
-    if name not in TARGETS:
-        raise ConfigError(f"target must be one of {', '.join(TARGETS)}, got {name!r}")
+    expect_choice("target", name, TARGETS)
     return TARGETS[name]

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from edge_sr.atomic import atomic_path
+from edge_sr.checkpoint_header import FORMAT, KINDS, read_header
+from edge_sr.checkpoint_header import WEIGHTS_DIR as WEIGHTS_DIR
+from edge_sr.checkpoint_header import bundled_checkpoint as bundled_checkpoint
 from edge_sr.errors import CheckpointError, ConfigError, MissingToolError
-from edge_sr.foreign_files import MAX_HEADER_BYTES, brief, parse_json, read_checkpoint
-
-FORMAT = "edge-sr-1"
-KINDS = ("float", "quantized")
-WEIGHTS_DIR = Path(__file__).parent / "weights"
+from edge_sr.foreign_files import MAX_HEADER_BYTES, brief
 
 # Children of torch.compile's and of DataParallel's wrappers, which parameter names then contain.
 _WRAPPED = ("_orig_mod", "module")
@@ -200,56 +199,20 @@ def load_tensors(path: Path, *, expect_model: str | None = None, expect_kind: st
         CheckpointError: missing, foreign or damaged file, another format, model or kind.
     """
     path = Path(path)
-    data, header = read_checkpoint(path, FORMAT)
-    kind, model = header.get("kind"), header.get("model")
-    if kind not in KINDS or not model or not model.isprintable():
-        raise CheckpointError(f"expected a header with kind and model, got {path} with {brief(sorted(header))}")
-    if expect_kind is not None and kind != expect_kind:
-        raise CheckpointError(f"expected a {expect_kind} checkpoint, got {path}, which is {kind}")
-    if expect_model is not None and model != expect_model:
-        raise CheckpointError(f"expected a checkpoint of {expect_model}, got {path}, which holds {brief(model)}")
+    data, header = read_header(path, expect_model=expect_model, expect_kind=expect_kind)
     toolkit = _safetensors()
     try:
         tensors: dict[str, Tensor] = toolkit.torch.load(data)
-        config, metadata = parse_json(header["config"]), parse_json(header["metadata"])
-        if not isinstance(config, dict) or not isinstance(metadata, dict):
-            raise CheckpointError(f"expected config and metadata to be JSON objects, got others in {path}")
-        config = {key: _tuples(value) for key, value in config.items()}
-    except (toolkit.SafetensorError, KeyError, ValueError, RuntimeError) as error:  # RuntimeError: too deep, too large
+    except (toolkit.SafetensorError, KeyError, ValueError, RuntimeError) as error:  # RuntimeError: too large
         raise CheckpointError(f"expected a whole checkpoint, got {path} ({brief(error)}); fetch it again") from error
-    if not isinstance(config.get("scale", 0), int):  # read without a network, which would check it
-        raise CheckpointError(
-            f"expected a configuration of this version, got {path} (a scale of {brief(repr(config['scale']))}); "
-            "use the version that wrote it"
-        )
     return LoadedTensors(
         tensors=_plainly_named(path, tensors),
-        kind=kind,
-        model=model,
-        config=config,
-        metadata=metadata,
+        kind=header.kind,
+        model=header.model,
+        config=header.config,
+        metadata=header.metadata,
         sha256=hashlib.sha256(data).hexdigest(),
     )
-
-
-def bundled_checkpoint(model: str, scale: int, scheme: str = "fp32") -> Path:
-    """Path of the weights that come with the package.
-
-    Args:
-        model: the network's name in ``MODELS``.
-        scale: 2, 3 or 4.
-        scheme: "fp32" (float weights) or "w8a8" (after quantization-aware training).
-    Returns:
-        an existing file.
-    Raises:
-        CheckpointError: no such file is bundled; the message lists those that are.
-    """
-    name = f"{model}_x{scale}_{scheme}.safetensors"
-    path = WEIGHTS_DIR / name
-    if not path.is_file():
-        existing = sorted(file.name for file in WEIGHTS_DIR.glob("*.safetensors"))
-        raise CheckpointError(f"expected a bundled checkpoint, got {name}; bundled: {', '.join(existing) or 'none'}")
-    return path
 
 
 def sha256_file(path: Path) -> str:
@@ -355,7 +318,3 @@ def _with_sorted_header(data: bytes) -> bytes:
     header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # tensors start at a multiple of eight bytes
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sr.choices import did_you_mean
 from edge_sr.dataset_layouts import SetFolder, canonical_name, find_set_folders, read_set_folder
 from edge_sr.errors import ConfigError, DataError, MissingToolError, ShapeError
 from edge_sr.image_folders import describe_suffixes, other_files
@@ -172,7 +173,8 @@ def load_image_sets(data: Path | None, names: Sequence[str] | None, scale: int) 
 def _check_known(names: Sequence[str], found: Sequence[str], cure: str, *, known: Sequence[str] | None = None) -> None:
     unknown = [name for name in names if name not in (found if known is None else known)]
     if unknown or not names:
-        raise DataError(f"expected sets among {', '.join(found)}, got {', '.join(unknown) or 'no name'}; {cure}")
+        meant = did_you_mean(unknown[0], found) if unknown else ""
+        raise DataError(f"expected sets among {', '.join(found)}, got {', '.join(unknown) or 'no name'}; {cure}{meant}")
 
 
 def _folders_under(data: Path) -> list[SetFolder]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 
 def plain(value: Any) -> Any:
@@ -22,7 +21,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, np.generic):
+    numpy = sys.modules.get("numpy")  # where it is not loaded, nothing is of its types
+    if numpy is not None and isinstance(value, numpy.generic):
         return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from edge_sr.choices import expect_choice
 from edge_sr.errors import ConfigError, UnsupportedScheme
 
 
@@ -87,6 +88,5 @@ def get_scheme(name: str) -> Scheme:
     Raises:
         UnsupportedScheme: there is none.
     """
-    if name not in SCHEMES:
-        raise UnsupportedScheme(f"expected a scheme out of {', '.join(SCHEMES)}, got {name!r}; use one of those names")
+    expect_choice("scheme", name, SCHEMES, error_class=UnsupportedScheme)
     return SCHEMES[name]

@@ -167,7 +167,7 @@ def test_a_missing_tool_is_told_before_any_device_is_asked(tmp_path: Path) -> No
     ("options", "words"),
     [
         ({"threads": (0,)}, "threads must be at least 1"),
-        ({"backends": ("npu",)}, "backend must be one of xnnpack, gpu, nnapi, got npu"),
+        ({"backends": ("npu",)}, "backend must be one of xnnpack, gpu, nnapi, got 'npu'"),
         ({"pinning": ()}, "expected pinned, unpinned or both"),
         ({"runs": 0}, "runs and seconds must be positive"),
         ({"cool_down_s": -1.0}, "cool-down must not be negative"),

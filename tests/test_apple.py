@@ -214,13 +214,13 @@ def test_other_targets_get_a_row_with_the_reason(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("mac")
 def test_options_out_of_range_are_refused(package: Path) -> None:
-    with pytest.raises(ConfigError, match="compute units must be of ALL"):
+    with pytest.raises(ConfigError, match="compute unit must be one of ALL"):
         profile_on_apple([package], compute_units=["NPU"])
     with pytest.raises(ConfigError, match="runs must be positive"):
         profile_on_apple([package], runs=0)
     with pytest.raises(ConfigError, match="give --team ID"):
         profile_on_apple([package], place="iphone")
-    with pytest.raises(ConfigError, match="expected one of mac, iphone"):
+    with pytest.raises(ConfigError, match="place must be one of mac, iphone"):
         profile_on_apple([package], place="watch")
 
 

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from edge_sr import checkpoints, foreign_files
+from edge_sr import checkpoint_header, checkpoints, foreign_files
 from edge_sr.checkpoints import (
     build_network,
     bundled_checkpoint,
@@ -240,16 +240,18 @@ def test_a_failing_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: 
 
 
 def test_bundled_checkpoints_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "WEIGHTS_DIR", tmp_path)
-    with pytest.raises(CheckpointError, match="bundled: none"):
+    monkeypatch.setattr(checkpoint_header, "WEIGHTS_DIR", tmp_path)
+    with pytest.raises(CheckpointError, match="bundled: none, install"):
         bundled_checkpoint("idsa_net", 4)
     for name in ("idsa_net_x4_fp32.safetensors", "idsa_net_x4_w8a8.safetensors"):
         (tmp_path / name).touch()
     assert bundled_checkpoint("idsa_net", 4) == tmp_path / "idsa_net_x4_fp32.safetensors"
     assert bundled_checkpoint("idsa_net", 4, "w8a8") == tmp_path / "idsa_net_x4_w8a8.safetensors"
-    missing = "got idsa_net_x2_fp32.safetensors; bundled: idsa_net_x4_fp32.safetensors, idsa_net_x4_w8a8.safetensors"
-    with pytest.raises(CheckpointError, match=re.escape(missing)):
+    missing = "checkpoint idsa_net_x2_fp32, got none (bundled: idsa_net_x4_fp32, idsa_net_x4_w8a8); train one with "
+    with pytest.raises(CheckpointError, match=re.escape(missing)) as caught:
         bundled_checkpoint("idsa_net", 2)
+    assert "edge-sr train --config SETTINGS.toml, with scale = 2 in it" in str(caught.value)
+    assert str(caught.value).endswith("name it with --checkpoint")
 
 
 def test_sha256_file_matches_the_standard_vector(tmp_path: Path) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from apps.commands.making import fail_on
-from apps.commands.options import MOST_THREADS, Artifacts, Checkpoint, Figure, Json, draw, save, working
+from apps.commands.options import MOST_THREADS, Artifact, Artifacts, Checkpoint, Figure, Json, draw, save, working
 
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads of the runtime.", min=1, max=MOST_THREADS)]
 
 
 def layers(
-    artifact: Annotated[Path, typer.Argument(help="Artifact folder, as export wrote it.", show_default=False)],
+    artifact: Artifact,
     checkpoint: Checkpoint = None,
     threads: Threads = 1,
     runs: Annotated[int, typer.Option("--runs", help="Timed runs of the whole.", min=1)] = 50,
@@ -46,9 +45,10 @@ def roofline(
     figure: Figure = None,
     json_file: Json = None,
 ) -> None:
-    """Compare artifacts with what this machine reaches on dense convolutions in the same runtime, scheme and threads.
+    """Compare artifacts with the most this machine reaches.
 
-    Both are timed in turns. Percent of peak says how far from the machine's limit an artifact is.
+    The most is dense convolutions in the same runtime, scheme and threads. Both are timed in turns. Percent of peak
+    says how far from the machine's limit an artifact is.
     """
     from apps.profiling.roofline import measure_roofline
     from apps.profiling.roofline_view import print_roofline, roofline_chart

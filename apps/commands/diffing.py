@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import MOST_THREADS, Data, Json, Sets, save, working
+from apps.artifact_paths import one_artifact_at
+from apps.commands.options import MOST_THREADS, Artifact, Data, Json, Sets, save, working
 
 
 def diff(
-    before: Annotated[Path, typer.Argument(help="Artifact folder, as export wrote it.", show_default=False)],
-    after: Annotated[Path, typer.Argument(help="The one to compare with it.", show_default=False)],
+    before: Artifact,
+    after: Annotated[
+        Path, typer.Argument(help="The one to compare with it.", show_default=False, callback=one_artifact_at)
+    ],
     data: Data = None,
     sets: Sets = None,
     images: Annotated[
@@ -30,10 +33,11 @@ def diff(
     ] = 1,
     json_file: Json = None,
 ) -> None:
-    """Say what changed between two artifacts: fields, sizes, ops, scales, weights, and what comes out.
+    """Say what changed between two artifacts.
 
-    Exit status as of diff: 0 where both compute the same, 1 where they differ, 2 in trouble. "The same" is the same
-    graph with the same constants, interface, tile and overlap; names, versions, dates and licences do not count.
+    Fields, sizes, ops, scales, weights, and what comes out. Exit status as of diff: 0 where both compute the same, 1
+    where they differ, 2 in trouble. "The same" is the same graph with the same constants, interface, tile and overlap;
+    names, versions, dates and licences do not count.
     """
     from apps.verification.artifact_diff import diff_artifacts
     from apps.verification.artifact_diff_view import print_diff

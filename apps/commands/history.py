@@ -43,9 +43,10 @@ def history(
     figure: Figure = None,
     json_file: Json = None,
 ) -> None:
-    """Show the measurements that profile and verify have kept, oldest first.
+    """Show the measurements kept so far, oldest first.
 
-    The file only ever grows; import skips what is there already, so two machines can exchange theirs.
+    profile and verify keep theirs. The file only ever grows; import skips what is there already, so two machines can
+    exchange theirs.
     """
     from apps.history.history_view import history_chart, print_history
     from apps.history.report import HistoryReport
@@ -85,9 +86,10 @@ def compare(
     figure: Figure = None,
     json_file: Json = None,
 ) -> None:
-    """Compare two artifacts, two versions of one, or two spans of time, by device and threads.
+    """Compare artifacts, or spans of time, by what the history has.
 
-    Medians and their ratio come with 95% intervals; B is called slower or faster only where the whole interval says so.
+    Two artifacts, or two versions of one, by device and threads. Medians and their ratio come with 95% intervals; B is
+    called slower or faster only where the whole interval says so.
     """
     from apps.history.compare import compare as compare_sides
     from apps.history.history_view import compare_chart, print_compare

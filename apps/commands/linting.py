@@ -7,19 +7,18 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import Artifacts, Json, draw, save, working
+from apps.commands.options import Artifacts, Json, choice, draw, save, working
 from apps.streams import complain
-from edge_sr.errors import ConfigError
 
 _FOR = "ane, gpu-delegate, nnapi, xnnpack or hexagon; may be given again. Default: all that read the artifact's format."
 
 
 def lint(
     artifacts: Artifacts,
-    accelerators: Annotated[list[str] | None, typer.Option("--for", help=_FOR, show_default=False)] = None,
+    accelerators: Annotated[list[str] | None, choice("--for", known="apps.lint.engine:ACCELERATORS", help=_FOR)] = None,
     fail_on: Annotated[
         str | None,
-        typer.Option("--fail-on", help="Exit status 3 on findings this bad: error or warning.", show_default=False),
+        choice("--fail-on", known=("error", "warning"), help="error or warning: exit status 3 on findings this bad."),
     ] = None,
     figure: Annotated[
         Path | None,
@@ -28,15 +27,14 @@ def lint(
     quiet: Annotated[bool, typer.Option("--summary", help="Print the summary only.")] = False,
     json_file: Json = None,
 ) -> None:
-    """Forecast which operators fall back on an accelerator, and why, from the vendors' rules; no device is needed.
+    """Forecast what accelerators will not take, and why.
 
-    Every finding names its source. A forecast is not a measurement: measure on the device before you rely on it.
+    From the vendors' rules, no device is needed. Every finding names its source. A forecast is not a measurement:
+    measure on the device before you rely on it.
     """
     from apps.lint.engine import lint_artifacts
     from apps.lint.lint_view import print_lint, strip_chart
 
-    if fail_on not in (None, "error", "warning"):
-        raise ConfigError(f"--fail-on must be error or warning, got {fail_on!r}")
     with working(json_file, figure=figure) as progress:
         report = lint_artifacts(artifacts, accelerators=accelerators, progress=progress)
     print_lint(report, details=not quiet)

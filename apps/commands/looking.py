@@ -10,7 +10,7 @@ from apps.commands.options import Json, save, working
 
 
 def models(json_file: Json = None) -> None:
-    """List the networks, their sizes, and the weights that come with them."""
+    """List the networks and the weights that come with them."""
     from apps.catalogue import list_models
     from apps.tables import print_models
 
@@ -24,9 +24,10 @@ def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="Look at versions only; try nothing.")] = False,
     json_file: Json = None,
 ) -> None:
-    """Say what is installed, which targets and devices work here, and the cure for each that does not.
+    """Say what works here, and the cure for what does not.
 
-    Each target converts and runs one convolution in a process of its own. Exit status 1 when something is broken.
+    Packages, weights and devices at once; then each target converts and runs one convolution in a process of its own.
+    Exit status 1 when something is broken.
     """
     from apps.doctor import examine
     from apps.tables import print_doctor

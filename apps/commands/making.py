@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import Checkpoint, Data, Json, Model, Overwrite, Scale, Sets, read_tile, save, working
+from apps.commands.options import (
+    Checkpoint,
+    Data,
+    Json,
+    Model,
+    Overwrite,
+    Scale,
+    Sets,
+    Targets,
+    choice,
+    read_tile,
+    save,
+    working,
+)
 from apps.streams import complain
 
 
@@ -19,12 +32,13 @@ def export(
     scale: Scale = 4,
     scheme: Annotated[
         list[str] | None,
-        typer.Option("--scheme", help="fp32, fp16, w8a8 or w8a8_mixed; may be given again. Default: w8a8."),
+        choice(
+            "--scheme",
+            known="quantization.schemes:SCHEMES",
+            help="fp32, fp16, w8a8 or w8a8_mixed; may be given again. Default: w8a8.",
+        ),
     ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option("--target", help="tflite, executorch or coreml; may be given again. Default: all."),
-    ] = None,
+    target: Targets = None,
     tile: Annotated[str, typer.Option("--tile", help="LR input as WIDTHxHEIGHT.")] = "128x128",
     checkpoint: Checkpoint = None,
     calibration: Annotated[
@@ -44,7 +58,10 @@ def export(
     overwrite: Overwrite = False,
     json_file: Json = None,
 ) -> None:
-    """Make artifacts: one folder per scheme and target, with the model file and artifact.json."""
+    """Make artifacts, one folder per scheme and target.
+
+    Each holds the model file and artifact.json, which says how to use it, what it was made of and what it hashes to.
+    """
     from apps.exporting import export_artifacts
     from apps.tables import print_export
 
@@ -74,18 +91,16 @@ def demo(
     scale: Scale = 4,
     tile: Annotated[str, typer.Option("--tile", help="LR input as WIDTHxHEIGHT.")] = "128x128",
     checkpoint: Checkpoint = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option("--target", help="tflite, executorch or coreml; may be given again. Default: all."),
-    ] = None,
+    target: Targets = None,
     data: Data = None,
     sets: Sets = None,
     runs: Annotated[int, typer.Option("--runs", help="Timed runs per measurement.", min=1)] = 50,
     json_file: Json = None,
 ) -> None:
-    """The whole line at once: export fp32 and w8a8, verify on photos, profile at 1 and 2 threads, write a report.
+    """Export, verify, profile and report, all at once.
 
-    Everything goes into --out: artifacts/, report.html and report.json.
+    fp32 and w8a8 for each target, scored on photos, timed at 1 and 2 threads. Everything goes into --out: artifacts/,
+    report.html and report.json.
     """
     from apps.demo import run_demo
     from apps.tables import print_summary

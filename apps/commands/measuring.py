@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 
 from apps.commands.history import HistoryFile, NoHistory, open_history
 from apps.commands.making import fail_on
-from apps.commands.options import MOST_THREADS, Artifacts, Json, save, working
+from apps.commands.options import MOST_THREADS, Artifacts, Json, choice, save, working
 
 if TYPE_CHECKING:
     from apps.history.collect import ProfiledReport
@@ -21,31 +20,20 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-class Device(StrEnum):
-    """Kinds of devices."""
-
-    host = "host"
-    adb = "adb"
-    apple = "apple"
-    browser = "browser"
-
-
-class Place(StrEnum):
-    """Where Apple's harness measures."""
-
-    mac = "mac"
-    iphone = "iphone"
+DEVICES = ("host", "adb", "apple", "browser")
+_ADB, _APPLE, _BROWSER = "With --device adb", "With --device apple", "With --device browser"
 
 
 def profile(
     artifacts: Artifacts,
     device: Annotated[
-        Device,
-        typer.Option(
+        str,
+        choice(
             "--device",
+            known=DEVICES,
             help="host is this machine; adb an Android phone; apple a Mac or iPhone; browser any device.",
         ),
-    ] = Device.host,
+    ] = "host",
     threads: Annotated[
         list[int] | None,
         typer.Option(
@@ -61,62 +49,97 @@ def profile(
         str | None, typer.Option("--serial", help="adb, apple: which device, where several are connected.")
     ] = None,
     benchmark_model: Annotated[
-        Path | None, typer.Option("--benchmark-model", help="adb: LiteRT's tool for Android; remembered.")
+        Path | None,
+        typer.Option("--benchmark-model", help="LiteRT's tool for Android; remembered.", rich_help_panel=_ADB),
     ] = None,
     executor_runner: Annotated[
-        Path | None, typer.Option("--executor-runner", help="adb: ExecuTorch's tool for Android; remembered.")
+        Path | None,
+        typer.Option("--executor-runner", help="ExecuTorch's tool for Android; remembered.", rich_help_panel=_ADB),
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option("--backend", help="adb: xnnpack, gpu, nnapi; browser: wasm, webgpu; repeatable."),
+        choice(
+            "--backend",
+            known=("xnnpack", "gpu", "nnapi", "wasm", "webgpu"),
+            help="adb: xnnpack, gpu, nnapi; browser: wasm, webgpu; may be given again.",
+        ),
     ] = None,
     pin: Annotated[
-        bool | None, typer.Option("--pin/--no-pin", help="adb: on the fastest cores only, or on any. Default: both.")
+        bool | None,
+        typer.Option(
+            "--pin/--no-pin", help="On the fastest cores only, or on any. Default: both.", rich_help_panel=_ADB
+        ),
     ] = None,
     cool_down: Annotated[
-        float, typer.Option("--cool-down", help="adb: wait this many seconds at most for the device to cool.")
+        float,
+        typer.Option(
+            "--cool-down", help="Wait this many seconds at most for the device to cool.", rich_help_panel=_ADB
+        ),
     ] = 120.0,
-    cool_below: Annotated[float, typer.Option("--cool-below", help="adb: cool is at most this many °C.")] = 36.0,
+    cool_below: Annotated[
+        float, typer.Option("--cool-below", help="Cool is at most this many °C.", rich_help_panel=_ADB)
+    ] = 36.0,
     place: Annotated[
-        Place, typer.Option("--place", help="apple: measure on this Mac or a connected iPhone.")
-    ] = Place.mac,
+        str,
+        choice("--place", known=("mac", "iphone"), help="mac, or iphone for a connected one.", panel=_APPLE),
+    ] = "mac",
     compute_unit: Annotated[
         list[str] | None,
-        typer.Option("--compute-unit", help="apple: ALL, CPU_ONLY, CPU_AND_GPU, CPU_AND_NE; may be given again."),
+        choice(
+            "--compute-unit",
+            known="apps.profiling.apple:COMPUTE_UNITS",
+            help="ALL, CPU_ONLY, CPU_AND_GPU, CPU_AND_NE; may be given again. Default: all four.",
+            panel=_APPLE,
+        ),
     ] = None,
-    team: Annotated[str | None, typer.Option("--team", help="apple: development team, for an iPhone.")] = None,
+    team: Annotated[
+        str | None, typer.Option("--team", help="Development team, for an iPhone.", rich_help_panel=_APPLE)
+    ] = None,
     lan: Annotated[
         bool,
-        typer.Option("--lan", help="browser: let devices in the network in; prints address and QR code."),
+        typer.Option(
+            "--lan", help="Let devices in the network in; prints address and QR code.", rich_help_panel=_BROWSER
+        ),
     ] = False,
     https: Annotated[
-        bool, typer.Option("--https", help="browser: with --lan, give phones threads and WebGPU (self-signed).")
+        bool,
+        typer.Option(
+            "--https", help="With --lan, give phones threads and WebGPU (self-signed).", rich_help_panel=_BROWSER
+        ),
     ] = False,
-    port: Annotated[int, typer.Option("--port", help="browser: port to listen on; 0 takes a free one.", min=0)] = 0,
+    port: Annotated[
+        int, typer.Option("--port", help="Port to listen on; 0 takes a free one.", min=0, rich_help_panel=_BROWSER)
+    ] = 0,
     open_page: Annotated[
-        bool, typer.Option("--open/--no-open", help="browser: open the page here, where there is a screen.")
+        bool,
+        typer.Option("--open/--no-open", help="Open the page here, where there is a screen.", rich_help_panel=_BROWSER),
     ] = True,
     headless: Annotated[
-        bool, typer.Option("--headless", help="browser: run Chromium here without a window; labelled so.")
+        bool,
+        typer.Option("--headless", help="Run Chromium here without a window; labelled so.", rich_help_panel=_BROWSER),
     ] = False,
     fetch: Annotated[
-        bool, typer.Option("--fetch", help="browser: fetch LiteRT.js first (38 MB, by npm) where it is missing.")
+        bool,
+        typer.Option(
+            "--fetch", help="Fetch LiteRT.js first (38 MB, by npm) where it is missing.", rich_help_panel=_BROWSER
+        ),
     ] = False,
     history_file: HistoryFile = None,
     no_history: NoHistory = False,
     json_file: Json = None,
 ) -> None:
-    """Measure latency: one tile per run; raw samples go into --json, and every measurement into the history.
+    """Measure latency: here, on a phone, in a browser, on a Mac.
 
-    On this machine each measurement has a process of its own. Runs are added until the median's 95% confidence interval
-    is at most 3% of it wide, or --max-seconds are over; "~" marks a median that stayed less certain. "!" marks an IQR
-    above 10% of the median: the machine was busy.
+    One tile per run; raw samples go into --json, every measurement into the history. On this machine each measurement
+    has a process of its own. Runs are added until the median's 95% confidence interval is at most 3% of it wide, or
+    --max-seconds are over; "~" marks a median that stayed less certain. "!" marks an IQR above 10% of the median: the
+    machine was busy.
     """
     keep = _keeper(history_file, no_history)
     match device:
-        case Device.host:
+        case "host":
             _host(artifacts, tuple(threads or (1,)), runs, max_seconds, keep, json_file)
-        case Device.adb:
+        case "adb":
             from apps.profiling.adb.planning import AdbOptions
 
             options = AdbOptions(
@@ -129,9 +152,9 @@ def profile(
                 cool_below_c=cool_below,
             )
             _adb(artifacts, serial, options, benchmark_model, executor_runner, keep, json_file)
-        case Device.apple:
+        case "apple":
             _apple(artifacts, place, compute_unit, runs, team, serial, keep, json_file)
-        case Device.browser:
+        case "browser":
             from apps.profiling.browser.session import BrowserOptions
 
             wanted = BrowserOptions(
@@ -208,7 +231,7 @@ def _adb(
 
 def _apple(
     artifacts: list[Path],
-    place: Place,
+    place: str,
     compute_units: list[str] | None,
     runs: int,
     team: str | None,
@@ -222,7 +245,7 @@ def _apple(
     with working(json_file) as progress:
         report = profile_on_apple(
             artifacts,
-            place=place.value,
+            place=place,
             compute_units=tuple(compute_units or COMPUTE_UNITS),
             runs=runs,
             development_team=team,

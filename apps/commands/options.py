@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apps.artifact_paths import artifacts_at, one_artifact_at
 from apps.destinations import (
     check_destination,
     check_folder,
@@ -17,16 +19,18 @@ from apps.destinations import (
     write_bytes,
     write_claimed,
 )
-from apps.progress import Progress, progress_bars
-from apps.results import Result, check_json_target, envelope, json_text, write_json
 from apps.streams import say_aside
+from edge_sr.choices import expect_choice
 from edge_sr.errors import ConfigError
 from edge_sr.sizes import format_size, parse_size
+
+if TYPE_CHECKING:
+    from apps.progress import Progress
+    from apps.results import Result
 
 # More than any phone or desktop has; a runtime would start as many as it is told to.
 MOST_THREADS = 256
 
-Model = Annotated[str, typer.Option("--model", help="Network; see edge-sr models.")]
 Scale = Annotated[int, typer.Option("--scale", help="Upscaling factor: 2, 3 or 4.")]
 Checkpoint = Annotated[
     Path | None, typer.Option("--checkpoint", help="Checkpoint file in place of the bundled one.", show_default=False)
@@ -41,7 +45,15 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exist
 Figure = Annotated[
     Path | None, typer.Option("--figure", help="Also draw a chart into this PNG.", show_default=False, metavar="FILE")
 ]
-Artifacts = Annotated[list[Path], typer.Argument(help="Artifact folders, as export wrote them.", show_default=False)]
+Artifacts = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Artifact folders as export wrote them, or folders of such.", show_default=False, callback=artifacts_at
+    ),
+]
+Artifact = Annotated[
+    Path, typer.Argument(help="Artifact folder, as export wrote it.", show_default=False, callback=one_artifact_at)
+]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -55,9 +67,45 @@ Sets = Annotated[
 ]
 
 
-def examples(*lines: str) -> str:
-    """Text for the end of a ``--help`` page: one example per line."""
-    return "Examples:\n\n" + "\n\n".join(lines)
+def choice(*names: str, known: tuple[str, ...] | str, help: str, panel: str | None = None) -> Any:
+    """An option that takes one of a few names, or several times one: checked at once, completed by the shell.
+
+    Args:
+        names: as typed, ``--model``.
+        known: the names that exist, or ``module:NAME`` of what holds them, imported when they are needed.
+        help: as of other options.
+        panel: heading of the help page that it stands under.
+    """
+
+    def names_known() -> tuple[str, ...]:
+        if isinstance(known, tuple):
+            return known
+        module, _, name = known.partition(":")
+        return tuple(getattr(import_module(module), name))
+
+    def check(value: Any) -> Any:
+        for one in (value,) if isinstance(value, str) else value or ():
+            expect_choice(names[0], one, names_known())
+        return value
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names_known() if name.startswith(incomplete)]
+
+    return typer.Option(
+        *names, help=help, metavar="NAME", callback=check, autocompletion=complete, rich_help_panel=panel
+    )
+
+
+Model = Annotated[str, choice("--model", known="edge_sr.networks:MODELS", help="Network; see edge-sr models.")]
+Scheme = Annotated[str, choice("--scheme", known="quantization.schemes:SCHEMES", help="Quantized scheme.")]
+Targets = Annotated[
+    list[str] | None,
+    choice(
+        "--target",
+        known="converters.targets:TARGETS",
+        help="tflite, executorch or coreml; may be given again. Default: all.",
+    ),
+]
 
 
 def read_tile(text: str) -> tuple[int, int]:
@@ -84,6 +132,9 @@ def working(json_file: Path | None, *, figure: Path | None = None, folder: Path 
     Raises:
         ConfigError: one of them cannot be written.
     """
+    from apps.progress import progress_bars
+    from apps.results import check_json_target
+
     check_json_target(json_file)
     if figure is not None:
         _check_figure(figure)
@@ -99,6 +150,8 @@ def save(kind: str, result: Result, json_file: Path | None) -> None:
     """Write the result where ``--json`` asked for it."""
     if json_file is None:
         return
+    from apps.results import envelope, json_text, write_json
+
     content = envelope(kind, result)
     if is_stdout(json_file):
         write_claimed(json_text(content))

@@ -27,9 +27,10 @@ def plan(
     max_seconds: Annotated[float, typer.Option("--max-seconds", help="Stop one measurement after this long.")] = 5.0,
     json_file: Json = None,
 ) -> None:
-    """Measure artifacts of different tiles here, and say which of them upscales a picture fastest within the memory.
+    """Say which tile upscales a picture fastest in the memory.
 
-    Export the tiles to choose from first: edge-sr export --tile 64x64 ..., --tile 128x128 ..., --tile 256x256 ....
+    Artifacts of different tiles are measured here. Export the tiles to choose from first: edge-sr export --tile 64x64
+    ..., --tile 128x128 ..., --tile 256x256 ....
     """
     from apps.planning.planner import costs_of, parse_memory, plan_picture
     from apps.planning.planner_view import print_plan

@@ -16,6 +16,7 @@ from apps.commands.options import (
     Json,
     Model,
     Scale,
+    Scheme,
     Sets,
     read_tile,
     save,
@@ -27,7 +28,7 @@ def sensitivity(
     model: Model = "idsa_net_mobile",
     scale: Scale = 4,
     checkpoint: Checkpoint = None,
-    scheme: Annotated[str, typer.Option("--scheme", help="Quantized scheme to take apart.")] = "w8a8",
+    scheme: Scheme = "w8a8",
     data: Data = None,
     sets: Sets = None,
     images: Annotated[int, typer.Option("--images", help="Photos to measure on, at most.", min=1)] = 24,
@@ -53,11 +54,11 @@ def sensitivity(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Say which parts of a network pay for int8: one part quantized at a time, and all but one.
+    """Say which parts of a network pay for int8.
 
-    Parts are kinds of operators, blocks, and the same layer of all blocks. The float weights are quantized after
-    training, as export does. Parts are ranked by the error they bring into the float network's picture: PSNR against
-    photos is given beside it, and is far noisier.
+    One part is quantized at a time, and all but one. Parts are kinds of operators, blocks, and the same layer of all
+    blocks. The float weights are quantized after training, as export does. Parts are ranked by the error they bring
+    into the float network's picture: PSNR against photos is given beside it, and is far noisier.
     """
     from apps.sensitivity import analyse_sensitivity, centre_crops
     from apps.sensitivity_view import print_sensitivity, write_report

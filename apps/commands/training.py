@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from apps.commands.options import Json, Model, Overwrite, Scale, save, working
+from apps.commands.options import Json, Model, Overwrite, Scale, choice, save, working
 from apps.destinations import check_folder
 from edge_sr.errors import EdgeSRError
 
@@ -22,9 +22,6 @@ Photos = Annotated[
     ),
 ]
 Cache = Annotated[Path, typer.Option("--cache", help="Folder for packed photos.")]
-
-
-Preset = Literal["trial"]
 
 
 class Interrupted(EdgeSRError):
@@ -52,8 +49,8 @@ def train(
     ] = None,
     data: Photos = None,
     preset: Annotated[
-        Preset | None,
-        typer.Option("--preset", help="trial: two minutes to something better than bicubic.", show_default=False),
+        str | None,
+        choice("--preset", known=("trial",), help="trial: two minutes to something better than bicubic."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", help="Length of the run, in place of the settings'.", min=1)
@@ -74,16 +71,15 @@ def train(
     cache: Cache = _CACHE,
     json_file: Json = None,
 ) -> None:
-    """Train a float network. Interrupt it when you like: the same command goes on where it was.
+    """Train a float network.
+
+    Interrupt it when you like: the same command goes on where it was.
 
     --data: photos of any size, searched in all folders below; LR is made from them. In --out: network.safetensors
     (averaged weights, there however the run ends), log.jsonl, snapshot.pt. Give one of --steps, --minutes, --cooldown.
 
     Bundled settings: edge_sr/training/configs/*.toml, for x4; copy one to change batch, crops, rate or seed. A GPU is
     taken where there is one. With schedule = "constant" a run has no end; --minutes then is how long it goes on now.
-
-    Examples: train --preset trial --out runs/trial; train --data photos --out runs/mobile --minutes 30; train --data
-    photos --out runs/long --cooldown 2000; torchrun --nproc-per-node 2 -m apps.cli train ...
     """
     from apps.terminal import say
     from apps.training import train_float
@@ -120,7 +116,9 @@ def qat(
         Path, typer.Option("--checkpoint", help="Float checkpoint: start and teacher.", show_default=False)
     ],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint file to write.", show_default=False)],
-    scheme: Annotated[str, typer.Option("--scheme", help="w8a8 or w8a8_mixed.")] = "w8a8",
+    scheme: Annotated[
+        str, choice("--scheme", known="quantization.schemes:SCHEMES", help="w8a8 or w8a8_mixed.")
+    ] = "w8a8",
     data: Photos = None,
     steps: Annotated[int, typer.Option("--steps", help="Training steps.", min=1)] = 600,
     minutes: Annotated[
@@ -152,9 +150,10 @@ def qat(
     overwrite: Overwrite = False,
     json_file: Json = None,
 ) -> None:
-    """Quantize a float network and train it to give the float network's pictures.
+    """Quantize a float network, and train it in int8.
 
-    The state with the best PSNR on held-out photos is kept. Interrupt it when you like: the same command goes on.
+    It learns to give the float network's pictures. The state with the best PSNR on held-out photos is kept. Interrupt
+    it when you like: the same command goes on.
     """
     from apps.terminal import say
     from apps.training import train_quantized

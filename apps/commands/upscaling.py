@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apps.commands.options import MOST_THREADS, Checkpoint, Json, Model, Overwrite, Scale, save, working
+from apps.commands.options import MOST_THREADS, Checkpoint, Json, Model, Overwrite, Scale, choice, save, working
 from apps.streams import complain
 from edge_sr.errors import ConfigError
 
@@ -33,7 +33,7 @@ def upscale(
         Path | None,
         typer.Option(
             "--artifact",
-            help="Artifact folder, or the model file in it. Default: the float network in PyTorch.",
+            help="Artifact folder, or anything in it. Default: the float network in PyTorch.",
             show_default=False,
         ),
     ] = None,
@@ -42,7 +42,11 @@ def upscale(
     checkpoint: Checkpoint = None,
     image_format: Annotated[
         str | None,
-        typer.Option("--format", help="png, tif, jpg or webp for names made here. Default: png.", show_default=False),
+        choice(
+            "--format",
+            known=("png", "tif", "tiff", "jpg", "jpeg", "webp"),
+            help="png, tif, jpg or webp for names made here. Default: png.",
+        ),
     ] = None,
     frames: Annotated[
         bool, typer.Option("--frames", help="All pictures of a GIF, WebP, APNG or TIFF file, not the first alone.")

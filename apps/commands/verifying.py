@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,17 +13,11 @@ import typer
 
 from apps.commands.history import HistoryFile, NoHistory, open_history
 from apps.commands.making import fail_on
-from apps.commands.options import MOST_THREADS, Artifacts, Data, Json, Sets, save, working
+from apps.commands.options import MOST_THREADS, Artifacts, Data, Json, Sets, choice, save, working
 
 if TYPE_CHECKING:
     from apps.verification.accuracy import VerifyReport
     from apps.verification.gate import GateCheck, GateLimits
-
-
-class Annotations(StrEnum):
-    """Who reads annotations on stdout."""
-
-    github = "github"
 
 
 def verify(
@@ -85,16 +78,17 @@ def verify(
         Path | None, typer.Option("--junit", help="Write the checks as JUnit XML.", show_default=False, metavar="FILE")
     ] = None,
     annotations: Annotated[
-        Annotations | None,
-        typer.Option("--annotations", help="Print workflow annotations, write the step summary.", show_default=False),
+        str | None,
+        choice("--annotations", known=("github",), help="github: print workflow annotations, write the step summary."),
     ] = None,
     history_file: HistoryFile = None,
     no_history: NoHistory = False,
     json_file: Json = None,
 ) -> None:
-    """Score the artifacts themselves, and say where what they lose is lost; every score goes into the history.
+    """Score artifacts, and say where what they lose is lost.
 
-    Core ML packages are executed by an evaluator of our own, on any system, and on macOS by Core ML as well.
+    Every score goes into the history. Core ML packages are executed by an evaluator of our own, on any system, and on
+    macOS by Core ML as well.
     """
     from apps.terminal import say
     from apps.verification.gate import GateLimits, enforce, passed_line
@@ -205,7 +199,7 @@ def _keep(report: VerifyReport, kept: Path | None) -> None:
         append_verify(report, kept)
 
 
-def _tell(checks: Sequence[GateCheck], junit: Path | None, annotations: Annotations | None) -> None:
+def _tell(checks: Sequence[GateCheck], junit: Path | None, annotations: str | None) -> None:
     """Write what CI systems read."""
     from apps.verification.gate_view import append_step_summary, github_annotations, markdown_summary, write_junit
 

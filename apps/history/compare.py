@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from apps.artifact_paths import one_artifact_at
 from apps.history.measurement import ACCURACY, LATENCY, Measurement
 from apps.history.ratio import SLOWER, TOLERANCE_PERCENT, ratio_of_medians, verdict_of
 from apps.history.store import Filter, read
@@ -159,10 +160,11 @@ def parse_selector(text: str) -> Filter:
         raise ConfigError(f"expected a span such as 2026-01-01..2026-01-31 after @, got {span!r} in {text!r}")
     since, _, until = span.partition("..")
     artifact = what or None
-    if what and (Path(what) / META_FILE).is_file():
+    folder = one_artifact_at(Path(what)) if what else None
+    if folder is not None and (folder / META_FILE).is_file():
         from apps.history.collect import artifact_digest
 
-        artifact = artifact_digest(load_artifact(Path(what)).meta)
+        artifact = artifact_digest(load_artifact(folder).meta)
     if artifact is None and not span:
         raise ConfigError(f"expected an artifact or a span of time, got {text!r}")
     return Filter(artifact=artifact, since=since or None, until=until or None)

@@ -19,6 +19,7 @@ from apps.lint.rules import ERROR, SEVERITIES, Finding, Requirement, Rule, place
 from apps.lint.xnnpack import XNNPACK, XNNPACK_EXECUTORCH
 from apps.progress import Progress, quiet
 from converters.artifact import load_artifact
+from edge_sr.choices import expect_choice
 from edge_sr.errors import ArtifactError, ConfigError, refuse_damaged
 
 ON, OFF, UNSURE = "on", "off", "unsure"
@@ -123,9 +124,8 @@ def lint_artifacts(
     """
     if not paths:
         raise ConfigError("expected at least one artifact folder, got none, give the folder that export wrote")
-    unknown = [name for name in accelerators or () if name not in ACCELERATORS]
-    if unknown:
-        raise ConfigError(f"--for must be one of {', '.join(ACCELERATORS)}, got {', '.join(unknown)}")
+    for name in accelerators or ():
+        expect_choice("--for", name, ACCELERATORS)
     artifacts = [load_artifact(Path(path)) for path in paths]
     chosen = [_fitting(artifact.meta.target, artifact.path.name, accelerators) for artifact in artifacts]
     forecasts: list[Forecast] = []

@@ -23,6 +23,7 @@ from apps.profiling.apple_toolkit import Image, Toolkit, thermal_state
 from apps.progress import Progress, quiet
 from converters.artifact import Artifact, load_artifact
 from converters.runners import open_runner
+from edge_sr.choices import expect_choice
 from edge_sr.errors import ConfigError, EdgeSRError, MissingToolError, RunnerError
 
 COMPUTE_UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
@@ -56,11 +57,8 @@ def profile_on_apple(
         ArtifactError: a folder is missing, damaged or altered.
     """
     check_system(place)
-    unknown = sorted(set(compute_units) - set(COMPUTE_UNITS))
-    if unknown or not compute_units:
-        raise ConfigError(
-            f"compute units must be of {', '.join(COMPUTE_UNITS)}, got {', '.join(unknown) or 'none'}; use ALL"
-        )
+    for unit in compute_units or ("none",):
+        expect_choice("compute unit", unit, COMPUTE_UNITS)
     if runs < 1:
         raise ConfigError(f"runs must be positive, got {runs}, use --runs 50")
     if not paths:
@@ -85,8 +83,7 @@ def profile_on_apple(
 
 def check_system(place: str) -> None:
     """Raise at once where Apple's tools cannot be: not macOS, or no Xcode command line tools."""
-    if place not in PLACES:
-        raise ConfigError(f"expected one of {', '.join(PLACES)}, got {place!r}")
+    expect_choice("place", place, PLACES)
     if sys.platform != "darwin":
         needs = "a Mac" if place == "mac" else "a Mac with Xcode and the iPhone connected to it"
         raise RunnerError(

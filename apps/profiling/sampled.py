@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from apps.profiling.certainty import is_settled, median_interval
 
 # The interquartile range, as a share of the median, above which a latency is called noisy.
@@ -57,4 +55,6 @@ class SampleStatistics:
         return is_settled(self.samples_ms)
 
     def _quantile(self, share: float) -> float:
+        import numpy as np  # here, so that commands which measure nothing do not wait for it
+
         return float(np.quantile(np.asarray(self.samples_ms, dtype=np.float64), share))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apps.destinations import is_stdout
+from edge_sr.choices import expect_choice
 from edge_sr.errors import ConfigError, DataError, EdgeSRError
 from edge_sr.image_folders import describe_suffixes, image_files, images_below, other_files
 from edge_sr.images import check_writable
@@ -76,8 +77,8 @@ def list_jobs(
         ImageError: a result that cannot be written there.
         EdgeSRError: of the only photo named, what reading its header raised.
     """
-    if suffix is not None and suffix not in FORMATS:
-        raise ConfigError(f"expected one of {', '.join(name[1:] for name in FORMATS)} as format, got {suffix[1:]!r}")
+    if suffix is not None:
+        expect_choice("format", suffix[1:], [name[1:] for name in FORMATS])
     photos = _photos(sources, scale)
     to_file = output is not None and _is_file(output, sources, photos, frames=frames)
     jobs, failures = [], []

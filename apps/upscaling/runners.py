@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 import torch
 
+from apps.artifact_paths import one_artifact_at
 from apps.verification.scoring import closing_runner
 from apps.weights import resolve_weights
-from converters.artifact import META_FILE, Artifact, load_artifact
+from converters.artifact import Artifact, load_artifact
 from converters.runners import accuracy_runtimes
 from converters.self_test import open_checked_runner
 from edge_sr.errors import ConfigError
@@ -43,8 +44,8 @@ class UpscalerChoice:
     """What to open.
 
     Attributes:
-        artifact: artifact folder, or a model file in one; None for the float network in PyTorch.
-        model, scale, checkpoint: that float network; default the bundled checkpoint. Only without ``artifact``.
+        artifact: artifact folder, or what :mod:`apps.artifact_paths` takes for one; None for the float network.
+        model, scale, checkpoint: the float network; default the bundled checkpoint. Only without ``artifact``.
         threads: CPU threads; None for all physical cores.
         isolated: run the artifact in a child process, because runtimes may abort on a bad file.
     """
@@ -65,11 +66,11 @@ class UpscalerChoice:
 
         Raises:
             ArtifactError: missing, damaged or altered.
+            ConfigError: the path means several.
         """
         if self.artifact is None:
             return None
-        within = not (self.artifact / META_FILE).is_file() and (self.artifact.parent / META_FILE).is_file()
-        return load_artifact(self.artifact.parent if within else self.artifact)
+        return load_artifact(one_artifact_at(self.artifact))
 
 
 @contextmanager

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from edge_sr.choices import did_you_mean, expect_choice
 from edge_sr.errors import ConfigError, reason_of
 from edge_sr.foreign_text import visible
+from edge_sr.networks import MODELS
 from edge_sr.training.losses import LOSSES
 
 CONFIGS_DIR = Path(__file__).parent / "configs"
@@ -106,8 +108,7 @@ class TrainConfig:
             ("precision", PRECISIONS),
             ("schedule", SCHEDULES),
         ):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+            expect_choice(name, str(getattr(self, name)), known)
         if self.lr <= 0:
             raise ConfigError(f"lr must be above 0, got {self.lr}")
         for name in ("luma_weight", "final_lr_ratio", "ema_decay", "freeze_statistics_at"):
@@ -187,7 +188,10 @@ def config_from_mapping(values: Mapping[str, Any]) -> TrainConfig:
     known = {item.name for item in fields(TrainConfig)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ConfigError(f"training settings are {', '.join(sorted(known))}, got {visible(', '.join(unknown))}")
+        raise ConfigError(
+            f"training settings are {', '.join(sorted(known))}, got {visible(', '.join(unknown))}"
+            f"{did_you_mean(unknown[0], known)}"
+        )
     hints = get_type_hints(TrainConfig)
     for name, value in values.items():
         wanted = hints[name]
@@ -215,6 +219,12 @@ def load_config(path: Path) -> TrainConfig:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        own = {file.stem: file for file in sorted(CONFIGS_DIR.glob("*.toml"))}
+        raise ConfigError(
+            f"expected a TOML training configuration, got no {path}; check --config, or give one of "
+            f"{CONFIGS_DIR}: {', '.join(own)}{did_you_mean(path.stem, own)}"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"expected a TOML training configuration, got {path} ({reason_of(error)}); check --config"
@@ -228,8 +238,12 @@ def default_config_path(model: str, scale: int) -> Path:
     Raises:
         ConfigError: there is none for this pair; the message lists those that exist.
     """
+    expect_choice("model", model, MODELS)
     path = CONFIGS_DIR / f"{model}_x{scale}.toml"
     if not path.is_file():
         existing = ", ".join(sorted(file.stem for file in CONFIGS_DIR.glob("*.toml")))
-        raise ConfigError(f"training configurations exist for {existing}, got {path.stem}; write one and give --config")
+        raise ConfigError(
+            f"training configurations exist for {existing}, got {path.stem}; copy one from {CONFIGS_DIR}, set "
+            f"scale = {scale} in it, and give it with --config"
+        )
     return path

@@ -10,6 +10,7 @@ from apps.profiling.adb.results import AdbRow, DeviceNumerics
 from apps.profiling.adb.session import DEVICE_DIR
 from apps.profiling.adb.tools import TOOL_OF_TARGET, Tool
 from converters.artifact import Artifact
+from edge_sr.choices import expect_choice
 from edge_sr.errors import ConfigError
 
 RUNTIMES = {"tflite": "LiteRT (benchmark_model)", "executorch": "ExecuTorch (executor_runner)"}
@@ -42,9 +43,8 @@ class AdbOptions:
     def __post_init__(self) -> None:
         if not self.threads or min(self.threads) < 1:
             raise ConfigError(f"threads must be at least 1, got {list(self.threads)}, use --threads 1")
-        unknown = sorted(set(self.backends) - set(BACKENDS))
-        if unknown or not self.backends:
-            raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}, got {', '.join(unknown) or 'none'}")
+        for name in self.backends or ("none",):
+            expect_choice("backend", name, BACKENDS)
         if not self.pinning:
             raise ConfigError("expected pinned, unpinned or both, got neither")
         if self.runs < 1 or self.max_seconds <= 0:

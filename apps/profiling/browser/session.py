@@ -32,6 +32,7 @@ from apps.profiling.browser.server import PageServer
 from apps.progress import Progress, quiet
 from apps.streams import say_aside
 from converters.artifact import Artifact, load_artifact
+from edge_sr.choices import expect_choice
 from edge_sr.errors import ConfigError, DataError, MissingToolError
 from edge_sr.signals import ended_like_interrupted
 
@@ -74,9 +75,8 @@ class BrowserOptions:
     silence_s: float = 240.0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.backends if name not in BACKENDS]
-        if unknown or not self.backends:
-            raise ConfigError(f"expected backends among {', '.join(BACKENDS)}, got {', '.join(unknown) or 'none'}")
+        for name in self.backends or ("none",):
+            expect_choice("backend", name, BACKENDS)
         if self.threads and min(self.threads) < 1:
             raise ConfigError(f"threads must be at least 1, got {list(self.threads)}, use --threads 1")
         if not 1 <= self.runs <= MOST_SAMPLES or not 0 < self.max_seconds <= 3600:

@@ -1,0 +1,99 @@
+"""What a newcomer meets first: commands that only look are quick, fit a terminal, and say what they found."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from apps.catalogue import list_models
+from apps.cli import app, main
+from apps.history.measurement import LATENCY, Measurement
+from apps.history.store import append
+from edge_sr.networks import MODELS, create_network
+from edge_sr.resize import SCALES
+
+HEAVY = ("torch", "matplotlib", "skimage", "coremltools", "ai_edge_litert", "litert_torch", "executorch")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_recorded_parameter_counts_are_those_of_the_networks(name: str) -> None:
+    counts = {}
+    for scale in SCALES:
+        network = create_network(name, scale)
+        deployed = network.eval().deployed()  # type: ignore[operator]
+        counts[scale] = tuple(sum(p.numel() for p in own.parameters()) for own in (network, deployed))
+    assert MODELS[name].parameters == counts
+
+
+def test_licence_in_every_bundled_header_is_that_of_the_card(project_root: Path) -> None:
+    card = " ".join((project_root / "edge_sr" / "weights" / "README.md").read_text(encoding="utf-8").split())
+    assert "weights are offered under CC BY-SA 4.0" in card
+    assert "All of this is `idsa_net`." in card
+    assert "`idsa_net_mobile` is still of an earlier pool" in card
+    assert "its weights are under CC BY-NC-SA 4.0" in card
+    found = {(model.name, weights.license) for model in list_models().models for weights in model.bundled}
+    assert found == {("idsa_net", "CC BY-SA 4.0"), ("idsa_net_mobile", "CC BY-NC-SA 4.0")}
+
+
+def test_models_fit_80_columns_with_scores_and_licences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = tmp_path / "models.json"
+    assert main(["models", "--json", str(saved)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if re.search(r"\bx[234]\b", line)]
+    assert [row[:2] for row in rows] == [[name, f"x{scale}"] for name in MODELS for scale in SCALES]
+    first_table_and_notes = lines[: next(number for number, line in enumerate(lines) if "what it is" in line)]
+    assert max(len(line.rstrip()) for line in first_table_and_notes) <= 80
+    models = {model["name"]: model for model in json.loads(saved.read_text())["models"]}
+    for name, scale, count, *rest in rows:
+        model = models[name]
+        assert count == f"{model['deployed_parameters'][scale[1:]]:,}"
+        own = {weights["scheme"]: weights for weights in model["bundled"] if weights["scale"] == int(scale[1:])}
+        if not own:
+            assert rest == ["none", "–", "–", "–"]
+            continue
+        scores = (own["fp32"]["metadata"]["held_out_psnr_y_db"], own["w8a8"]["metadata"]["psnr_y_db"])
+        assert rest[:4] == ["fp32", "w8a8", *(f"{score:.2f}" for score in scores)]
+        assert " ".join(rest[4:]) == own["fp32"]["metadata"]["weights_license"]
+
+
+def test_commands_that_only_look_import_nothing_heavy(tmp_path: Path) -> None:
+    history = tmp_path / "history.sqlite3"
+    append([_measured("one", "a" * 64), _measured("two", "b" * 64)], history)
+    named = ["--history", str(history)]
+    lines = [["models", "--json", "-"], ["history", *named], ["compare", "one", "two", *named], ["--version"]]
+    lines += [[*command, "--help"] for command in ([], *([name] for name in typer.main.get_command(app).commands))]
+    program = (
+        "import sys\n"
+        "from apps.__main__ import main\n"
+        f"for line in {lines!r}:\n"
+        "    assert main(line) == 0, line\n"
+        f"    heavy = sorted(set({HEAVY!r}) & set(sys.modules))\n"
+        "    assert not heavy, (line, heavy)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _measured(name: str, sha256: str) -> Measurement:
+    return Measurement(
+        kind=LATENCY,
+        created="2026-01-01T12:00:00+00:00",
+        artifact_name=name,
+        artifact_sha256=sha256,
+        model="idsa_net_mobile",
+        scale=4,
+        scheme="fp32",
+        target="tflite",
+        tile=(16, 16),
+        device_kind="host",
+        device="a processor",
+        runtime="tflite",
+        threads=1,
+        samples_ms=tuple(10.0 + 0.01 * count for count in range(20)),
+    )
