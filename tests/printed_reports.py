@@ -83,7 +83,7 @@ def _made(name: str) -> dict[str, Any]:
     """What a row of most reports says of the artifact that it is about."""
     scheme = next(scheme for scheme in ("w8a8_mixed", "w8a8", "fp32") if f"_{scheme}_" in name)
     target = next(target for target in ("executorch", "tflite", "coreml") if f"_{target}_" in name)
-    path = Path("/home/user/photos/out/artifacts") / name
+    path = Path("/photos/of/last/summer/out/artifacts") / name
     return {"artifact_path": path, "model": "idsa_net_mobile", "scheme": scheme, "target": target, "tile": (128, 128)}
 
 
@@ -563,7 +563,7 @@ def _diff() -> None:
         )
         for image in ("woman_with_hat", "woman_with_umbrella")
     )
-    folder = Path("/home/user/photos/out")
+    folder = Path("/photos/out")
     print_diff(
         ArtifactDiff(
             before=folder / ARTIFACTS[0],

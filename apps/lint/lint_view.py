@@ -93,7 +93,7 @@ def _summary(forecasts: Sequence[Forecast]) -> Table:
 
 def _findings(forecast: Forecast) -> Table:
     title = f"{LABEL}: {forecast.artifact_path.name} on {forecast.title}"
-    table = new_table("severity", "rule", "where", "what", "fix", prose=(3, 4), title=title)
+    table = new_table("severity", "rule", "where", "what, and its cure", prose=(3,), title=title)
     for finding in forecast.findings:
         severity = finding.rule.severity
         add_row(
@@ -101,8 +101,7 @@ def _findings(forecast: Forecast) -> Table:
             styled(severity, _STYLES[severity]),
             (finding.rule.id, f"({finding.rule.confidence})"),
             _where(finding.places),
-            f"{finding.detail}: {finding.rule.why}",
-            finding.rule.fix,
+            (f"{finding.detail}: {finding.rule.why}", f"Cure: {finding.rule.fix}"),
         )
     return table
 

@@ -12,7 +12,7 @@ from apps.verification.layer_diff import ScaleChange
 
 # Rows of a table of layers; the whole list is in --json.
 _MOST_LAYERS = 6
-_LONGEST_CELL = 70
+_LONGEST_CELL = 120
 _NONE = "–"
 
 
@@ -23,7 +23,7 @@ def print_diff(diff: ArtifactDiff) -> None:
     if rows:
         say(f"before: {diff.before.name}")
         say(f"after: {diff.after.name}")
-        table = new_table("what", "before", "after")
+        table = new_table("what", "before", "after", names=(0,))
         for name, before, after in rows:
             add_row(table, name, before, after)
         show(table)
