@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from edge_sr.checkpoint_header import WEIGHTS_DIR, read_header
+from edge_sr.checkpoint_header import WEIGHTS_DIR, read_header, recorded_text
 from edge_sr.errors import CheckpointError
 from edge_sr.json_values import plain
 from edge_sr.networks import MODELS
@@ -100,7 +100,7 @@ def _bundled(model: str) -> list[BundledWeights]:
                 scheme=scheme,
                 size_bytes=len(data),
                 sha256=hashlib.sha256(data).hexdigest(),
-                license=header.license,
+                license=recorded_text(header.metadata, "weights_license"),
                 metadata=header.metadata,
             )
         )

@@ -10,11 +10,10 @@ from importlib import metadata
 from typing import Any
 
 from apps.machine import MachineInfo, describe_machine, package_version
-from apps.progress import Progress, quiet
 from apps.runnable import reason_not_runnable
 from converters.isolation import run_in_child
 from converters.targets import TARGETS, Target
-from edge_sr.checkpoints import WEIGHTS_DIR
+from edge_sr.checkpoint_header import WEIGHTS_DIR
 from edge_sr.errors import ConfigError, EdgeSRError
 
 OK, NOTE, BROKEN = "ok", "note", "broken"
@@ -55,7 +54,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorReport:
-    """Everything the doctor looked at, in groups: python, packages, weights, targets, devices, training."""
+    """Everything the doctor looked at, in groups: python, packages, weights, devices, training, targets."""
 
     checks: tuple[Check, ...]
     machine: MachineInfo
@@ -68,22 +67,36 @@ class DoctorReport:
         return {"checks": [check.to_json() for check in self.checks]}
 
 
-def examine(*, quick: bool = False, progress: Progress = quiet) -> DoctorReport:
-    """Look at this installation and try it.
+def examine(
+    *,
+    quick: bool = False,
+    found: Callable[[Check], None] = lambda check: None,
+    trying: Callable[[str], None] = lambda what: None,
+) -> DoctorReport:
+    """Look at this installation and try it: first what is instant, then what takes an import of torch, then targets.
 
     Args:
         quick: only look at versions; otherwise each target converts and runs one convolution in a process of its own
-            (some ten seconds each).
-        progress: called after each group.
+            (half a minute of processor time each).
+        found: called with each result as it comes.
+        trying: called with what is tried next, before anything that takes longer than a glance.
     """
-    checks: list[Check] = []
-    for look in (_check_python, _check_packages, _check_weights, _check_training, _check_devices):
-        checks += look()
-    for target in TARGETS.values():
-        progress(f"try {target.name}", 0, 1)
-        checks.append(check_target(target, quick=quick))
-        progress(f"try {target.name}", 1, 1)
+    checks = []
+    for check in _looks(quick, trying):
+        found(check)
+        checks.append(check)
     return DoctorReport(checks=tuple(checks), machine=describe_machine())
+
+
+def _looks(quick: bool, trying: Callable[[str], None]) -> Iterator[Check]:
+    for look in (_check_python, _check_packages, _check_weights, _check_devices):
+        yield from look()
+    trying("training: importing torch")
+    yield from _check_training()
+    for number, target in enumerate(TARGETS.values(), 1):
+        if not quick:
+            trying(f"{target.name}, target {number} of {len(TARGETS)}: converting and running one convolution")
+        yield check_target(target, quick=quick)
 
 
 def check_target(target: Target, *, quick: bool = False) -> Check:
@@ -176,11 +189,7 @@ def _check_weights() -> list[Check]:
     ]
 
 
-def _check_training() -> list[Check]:
-    return list(_training_devices())
-
-
-def _training_devices() -> Iterator[Check]:
+def _check_training() -> Iterator[Check]:
     try:
         import torch
     except ImportError as error:

@@ -27,6 +27,7 @@ class ExportRow:
 
     ``weights`` says where the numbers come from: ``checkpoint`` (as stored) or ``post-training`` (quantized here, after
     calibration, because the checkpoint is a float one). ``seconds`` is the whole export, checks included.
+    ``weights_license`` is empty where none is recorded, as of weights of one's own.
     """
 
     model: str
@@ -41,6 +42,7 @@ class ExportRow:
     delegates: int | None = None
     ops_outside: Mapping[str, int] | None = None
     notes: tuple[str, ...] = ()
+    weights_license: str = ""
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -56,6 +58,11 @@ class ExportReport:
     @property
     def failures(self) -> tuple[ExportRow, ...]:
         return tuple(row for row in self.rows if row.error is not None)
+
+    @property
+    def licences(self) -> tuple[str, ...]:
+        """Licences recorded with the weights, each once."""
+        return tuple(dict.fromkeys(row.weights_license for row in self.rows if row.weights_license))
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -183,5 +190,6 @@ def _export_one(
         delegates=None if meta is None else meta.delegation.delegates,
         ops_outside=None if meta is None else dict(meta.delegation.ops_outside),
         notes=() if meta is None else meta.notes,
+        weights_license=weights.license,
         error=None if error is None else str(error),
     )

@@ -31,6 +31,12 @@ def format_timing(timing: Timing | None) -> str:
     return f"{timing.median_ms:.1f} ({timing.iqr_ms:.1f}{'!' if timing.noisy else ''})"
 
 
+def format_licence(license_name: str) -> str:
+    """The line about weights whose licence is recorded, as that of all bundled ones is."""
+    limits = " (not for commercial use)" if "-NC" in license_name else ""
+    return f"weights: {license_name}{limits}; see edge_sr/weights/README.md"
+
+
 def format_ops(ops: Mapping[str, int] | None, delegates: int | None) -> str:
     """Ops left outside of the delegates; a dash where nothing can tell."""
     if ops is None or (delegates is None and not ops):

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apps.formatting import format_bytes, format_db, format_drop, format_ops, format_timing
-from apps.terminal import add_row, new_table, say, show, styled
+from apps.terminal import add_row, console, new_table, say, show, styled
 from converters.targets import TARGETS
 from quantization.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from apps.catalogue import BundledWeights, ModelsReport
-    from apps.doctor import DoctorReport
+    from apps.doctor import Check
     from apps.exporting import ExportReport
     from apps.report import SummaryRow
     from apps.results import ProfileReport
     from apps.verification.accuracy import VerifyReport
 
 _FLOAT_SCHEMES = tuple(scheme.name for scheme in SCHEMES.values() if not scheme.quantized)
+# Of text that is no table: what a person reads, on however wide a terminal.
+_PAGE_WIDTH = 80
 _STATUS_STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
 
 
@@ -126,18 +129,29 @@ def print_summary(rows: Sequence[SummaryRow], threads: Sequence[int]) -> None:
             say(f"{row.target} {row.scheme}: {row.reason}")
 
 
-def print_doctor(report: DoctorReport) -> None:
-    """What was found, and what to do about it."""
-    table = new_table("", "what", "status", "found", "cure")
-    group = ""
-    for check in report.checks:
-        if group and check.group != group:
-            table.add_section()
-        style = _STATUS_STYLES[check.status]
-        heading = check.group if check.group != group else ""
-        add_row(table, heading, check.name, styled(check.status, style), check.detail, check.cure)
-        group = check.group
-    show(table)
+class DoctorPrinter:
+    """Prints what the doctor finds as it comes: name, status and finding, and the cure on a line of its own."""
+
+    def __init__(self) -> None:
+        self._group = ""
+
+    def __call__(self, check: Check) -> None:
+        out = console()
+        if check.group != self._group:
+            say(check.group, out)
+            self._group = check.group
+        begin = f"  {check.name:<20}{check.status:<8}"
+        width = min(out.width, _PAGE_WIDTH) - len(begin)
+        cure = (
+            textwrap.wrap(f"cure: {check.cure}", width, break_on_hyphens=False, break_long_words=False)
+            if check.cure
+            else []
+        )
+        first, *more = textwrap.wrap(check.detail, width, break_on_hyphens=False, break_long_words=False) or [""]
+        status = styled(f"{check.status:<8}", _STATUS_STYLES[check.status])
+        out.print(styled(f"  {check.name:<20}"), status, styled(first), sep="", soft_wrap=True)
+        for line in (*more, *cure):
+            say(" " * len(begin) + line, out)
 
 
 def print_models(report: ModelsReport) -> None:

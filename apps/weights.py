@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from apps.progress import Progress, quiet
+from edge_sr.checkpoint_header import recorded_text
 from edge_sr.checkpoints import LoadedTensors, bundled_checkpoint, load_checkpoint, load_tensors
 from edge_sr.choices import expect_choice
 from edge_sr.datasets import load_image_sets
@@ -203,11 +203,6 @@ def _weights(network: nn.Module, origin: str, path: Path, stored: LoadedTensors,
         checkpoint=path,
         checkpoint_sha256=stored.sha256,
         calibration_sha256=digest,
-        license=_text(stored.metadata, "weights_license"),
-        attribution=_text(stored.metadata, "weights_attribution"),
+        license=recorded_text(stored.metadata, "weights_license"),
+        attribution=recorded_text(stored.metadata, "weights_attribution"),
     )
-
-
-def _text(metadata: Mapping[str, Any], name: str) -> str:
-    value = metadata.get(name, "")
-    return value if isinstance(value, str) else ""

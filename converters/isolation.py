@@ -30,7 +30,6 @@ from converters.artifact import Artifact
 from edge_sr import errors
 from edge_sr.errors import EdgeSRError, RunnerError
 from edge_sr.pixels import Levels
-from edge_sr.runner import check_lr
 
 Image = NDArray[np.uint8]
 DEFAULT_TIMEOUT_S = 120.0
@@ -110,6 +109,8 @@ class IsolatedRunner:
         return self._run(lr).view(np.uint16)
 
     def _run(self, lr: Levels) -> Levels:
+        from edge_sr.runner import check_lr  # here: it imports torch, and calling a function in a child needs none
+
         check_lr(lr, self.tile)
         request = {"do": "run", "shape": list(lr.shape), "dtype": lr.dtype.name}
         answer, data = self._child.ask(request, np.ascontiguousarray(lr).tobytes(), timeout_s=self.timeout_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,13 @@ class CheckpointHeader:
     config: dict[str, Any]
     metadata: dict[str, Any]
 
-    @property
-    def license(self) -> str:
-        """Terms of the weights in a few words; empty where nothing is recorded, as of weights of one's own."""
-        return self._text("weights_license")
 
-    @property
-    def attribution(self) -> str:
-        """Whom to name when the weights are passed on; empty where nothing is recorded."""
-        return self._text("weights_attribution")
-
-    def _text(self, name: str) -> str:
-        value = self.metadata.get(name, "")
-        return value if isinstance(value, str) else ""
+def recorded_text(metadata: Mapping[str, Any], name: str) -> str:
+    """A text that a checkpoint's metadata holds, empty where there is none: ``weights_license``, say, which weights of
+    one's own lack.
+    """
+    value = metadata.get(name, "")
+    return value if isinstance(value, str) else ""
 
 
 def read_header(

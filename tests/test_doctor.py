@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 
 import apps.doctor
 import apps.machine
-from apps.doctor import BROKEN, NOTE, OK, Check, check_target, examine, pip_install
+from apps.cli import main
+from apps.doctor import BROKEN, NOTE, OK, Check, DoctorReport, check_target, examine, pip_install
 from apps.doctor_probe import ProbeNetwork, probe_target
 from apps.machine import describe_machine, package_version, package_versions
+from apps.tables import DoctorPrinter
 from converters.targets import TARGETS
 from edge_sr.errors import ConfigError, ConversionError, RunnerError
 
@@ -71,6 +74,59 @@ def test_quick_examination_covers_every_group_and_starts_no_process(monkeypatch:
     }
     assert {check.name for check in report.checks if check.group == "targets"} == set(TARGETS)
     assert all(check.cure for check in report.broken)
+
+
+def test_what_is_instant_is_found_before_anything_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    _answer(monkeypatch, "converts, runs")
+    events: list[str] = []
+    report = examine(found=lambda check: events.append(check.group), trying=lambda what: events.append(f"... {what}"))
+    assert [check.group for check in report.checks] == [event for event in events if not event.startswith("...")]
+    instant, first_try = events[: events.index("training")], "... training: importing torch"
+    assert set(instant) == {"python", "packages", "weights", "devices", first_try}
+    assert instant[-1] == first_try
+    slow = events[events.index("... tflite, target 1 of 3: converting and running one convolution") :]
+    tried = [event.split(",")[0] for event in slow]
+    assert tried == ["... tflite", "targets", "... executorch", "targets", "... coreml", "targets"]
+
+
+def test_a_finding_fits_80_columns_and_its_cure_stands_below_it(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = DoctorPrinter()
+    printer(Check(group="packages", name="numpy", status=OK, detail="2.0"))
+    printer(Check(group="packages", name="torch", status=BROKEN, detail="not installed " * 9, cure="pip install torch"))
+    printer(Check(group="targets", name="tflite", status=OK, detail=""))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == ["packages", "targets"]
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["numpy", "ok", "2.0"]
+    cure = next(number for number, line in enumerate(lines) if "cure:" in line)
+    assert lines[cure].strip() == "cure: pip install torch"
+    assert lines[cure].index("cure") == lines[1].index("2.0")
+    assert " ".join(" ".join(lines[2:cure]).split()) == f"torch broken {'not installed ' * 9}".strip()
+
+
+@pytest.mark.parametrize("words", [["--quick"], ["--quick", "--json", "-"]])
+def test_the_doctor_prints_what_its_json_says(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = [
+        Check(group="g", name="one", status=OK, detail="d"),
+        Check(group="g", name="two", status=BROKEN, detail=""),
+    ]
+
+    def examined(*, quick: bool, found: Any, trying: Any) -> DoctorReport:
+        assert quick
+        trying("one thing")
+        for check in checks:
+            found(check)
+        return DoctorReport(checks=tuple(checks), machine=describe_machine())
+
+    monkeypatch.setattr(apps.doctor, "examine", examined)
+    assert main(["doctor", *words]) == 1
+    out, err = capsys.readouterr()
+    assert "... one thing" in err
+    if "--json" in words:
+        assert [check["name"] for check in json.loads(out)["checks"]] == ["one", "two"]
+    assert "two                 broken" in (err if "--json" in words else out)
 
 
 def test_pip_command_asks_for_the_pinned_version_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

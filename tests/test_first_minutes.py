@@ -7,14 +7,21 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
+import apps.exporting
 from apps.catalogue import list_models
 from apps.cli import app, main
+from apps.formatting import format_licence
 from apps.history.measurement import LATENCY, Measurement
 from apps.history.store import append
+from edge_sr.checkpoints import save_checkpoint
+from edge_sr.errors import ConversionError
+from edge_sr.images import write_image
 from edge_sr.networks import MODELS, create_network
 from edge_sr.resize import SCALES
 
@@ -78,6 +85,52 @@ def test_commands_that_only_look_import_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_export_from_bundled_weights_records_and_says_their_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, Any] = {}
+
+    def refuse(**arguments: Any) -> None:
+        given.update(arguments)
+        raise ConversionError("not today")
+
+    monkeypatch.setattr(apps.exporting, "export_artifact", refuse)
+    words = ["export", "--scheme", "fp32", "--target", "tflite", "--overlap", "8", "--out", str(tmp_path / "out")]
+    assert main([*words, "--json", "-"]) == 2
+    out, err = capsys.readouterr()
+    assert given["weights_license"] == "CC BY-NC-SA 4.0"
+    assert [row["weights_license"] for row in json.loads(out)["artifacts"]] == ["CC BY-NC-SA 4.0"]
+    line = "weights: CC BY-NC-SA 4.0 (not for commercial use); see edge_sr/weights/README.md"
+    assert err.splitlines().count(line) == 1
+
+
+def test_upscaling_says_the_licence_of_bundled_weights_and_of_no_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "photo.png", np.full((12, 16, 3), 90, dtype=np.uint8))
+    own = tmp_path / "own.safetensors"
+    save_checkpoint(own, create_network("idsa_net_mobile", 2, channels=8, blocks=1, distilled=4), {})
+    words = ["upscale", str(tmp_path / "photo.png"), "--overwrite"]
+    assert main(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == "weights: CC BY-NC-SA 4.0 (not for commercial use); see edge_sr/weights/README.md"
+    assert main([*words, "--scale", "2", "--checkpoint", str(own), "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["forecast"]["weights_license"] == ""
+    assert "weights:" not in err
+
+
+def test_a_licence_without_a_ban_on_commerce_is_said_without_one() -> None:
+    assert format_licence("CC BY-SA 4.0") == "weights: CC BY-SA 4.0; see edge_sr/weights/README.md"
+
+
+def test_the_name_of_the_package_starts_the_command_line_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_sr", "-V"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout.split()[0]) == (0, "edge-sr")
 
 
 def _measured(name: str, sha256: str) -> Measurement:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from apps.commands.options import Json, save, working
+from apps.commands.options import Json, claim, save, working
+from apps.streams import say_aside
 
 
 def models(json_file: Json = None) -> None:
@@ -30,11 +31,10 @@ def doctor(
     Exit status 1 when something is broken.
     """
     from apps.doctor import examine
-    from apps.tables import print_doctor
+    from apps.tables import DoctorPrinter
 
-    with working(json_file) as progress:
-        report = examine(quick=quick, progress=progress)
-    print_doctor(report)
+    claim(json_file)
+    report = examine(quick=quick, found=DoctorPrinter(), trying=lambda what: say_aside(f"... {what}"))
     save("doctor", report, json_file)
     if report.broken:
         raise typer.Exit(1)

@@ -63,7 +63,9 @@ def export(
     Each holds the model file and artifact.json, which says how to use it, what it was made of and what it hashes to.
     """
     from apps.exporting import export_artifacts
+    from apps.formatting import format_licence
     from apps.tables import print_export
+    from apps.terminal import say
 
     size = read_tile(tile)
     with working(json_file, folder=out) as progress:
@@ -81,6 +83,8 @@ def export(
             progress=progress,
         )
     print_export(report)
+    for name in report.licences:
+        say(format_licence(name))
     save("export", report, json_file)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.failures])
 
@@ -103,6 +107,7 @@ def demo(
     report.html and report.json.
     """
     from apps.demo import run_demo
+    from apps.formatting import format_licence
     from apps.tables import print_summary
     from apps.terminal import say
 
@@ -123,6 +128,8 @@ def demo(
             progress=progress,
         )
     print_summary(report.summary, threads)
+    for name in report.export.licences:
+        say(format_licence(name))
     say(f"report: {report.html} and {report.json}, {report.seconds:.0f} s in all")
     save("demo", report, json_file)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.export.failures])

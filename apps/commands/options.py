@@ -122,7 +122,16 @@ def read_tile(text: str) -> tuple[int, int]:
 
 @contextmanager
 def working(json_file: Path | None, *, figure: Path | None = None, folder: Path | None = None) -> Iterator[Progress]:
-    """Try every file that the command will write before any work, then draw progress while the work is done.
+    """:func:`claim` what the command will write, then draw progress while the work is done."""
+    from apps.progress import progress_bars
+
+    claim(json_file, figure=figure, folder=folder)
+    with progress_bars() as progress:
+        yield progress
+
+
+def claim(json_file: Path | None, *, figure: Path | None = None, folder: Path | None = None) -> None:
+    """Try every file that the command will write before any work.
 
     Where ``--json`` is standard output, what the command prints goes to standard error from here on.
 
@@ -132,7 +141,6 @@ def working(json_file: Path | None, *, figure: Path | None = None, folder: Path 
     Raises:
         ConfigError: one of them cannot be written.
     """
-    from apps.progress import progress_bars
     from apps.results import check_json_target
 
     check_json_target(json_file)
@@ -142,8 +150,6 @@ def working(json_file: Path | None, *, figure: Path | None = None, folder: Path 
         check_folder(folder, "--out")
     if json_file is not None and is_stdout(json_file):
         claim_stdout()
-    with progress_bars() as progress:
-        yield progress
 
 
 def save(kind: str, result: Result, json_file: Path | None) -> None:

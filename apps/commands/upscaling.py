@@ -84,6 +84,7 @@ def upscale(
     Not for: photos with visible JPEG blocks, noise or motion blur, and small text. The networks learned to undo a clean
     reduction, so they sharpen such faults with everything else.
     """
+    from apps.formatting import format_licence
     from apps.terminal import say
     from apps.upscaling.batch import upscale_photos
     from apps.upscaling.photo import PhotoOptions
@@ -97,6 +98,12 @@ def upscale(
         max_megapixels=max_megapixels,
     )
     choice = UpscalerChoice(artifact=artifact, model=model, scale=scale, checkpoint=checkpoint, threads=threads)
+
+    def announce(forecast: Forecast) -> None:
+        say(_announced(forecast))
+        if forecast.weights_license:
+            say(format_licence(forecast.weights_license))
+
     with working(json_file) as progress:
         report = upscale_photos(
             photos,
@@ -106,7 +113,7 @@ def upscale(
             suffix=None if image_format is None else f".{image_format.lower().lstrip('.')}",
             skip_existing=skip_existing,
             overwrite=overwrite,
-            announce=lambda forecast: say(_announced(forecast)),
+            announce=announce,
             progress=progress,
         )
     for result in report.photos:

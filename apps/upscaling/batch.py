@@ -29,6 +29,7 @@ class Forecast:
     """What is about to happen.
 
     Attributes:
+        name, weights_license: of the :class:`~apps.upscaling.runners.Upscaler`.
         sr_size: (height, width) of the largest result.
         photos, tiles: how many.
         seconds: from one timed tile; None where there are few.
@@ -41,6 +42,7 @@ class Forecast:
     tiles: int
     seconds: float | None
     memory_bytes: int
+    weights_license: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +188,7 @@ def _forecast(todo: JobList, upscaler: Upscaler, how: PhotoOptions) -> Forecast:
         tiles=tiles,
         seconds=seconds,
         memory_bytes=resident_bytes() + pictures,
+        weights_license=upscaler.weights_license,
     )
 
 

@@ -32,11 +32,13 @@ class Upscaler:
         name: artifact or network, and what runs it, for people.
         runner: has a tile.
         overlap: LR pixels that neighbouring tiles share unless told otherwise.
+        weights_license: what is recorded with the weights; empty where nothing is.
     """
 
     name: str
     runner: Runner
     overlap: int
+    weights_license: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,16 +91,19 @@ def opened(choice: UpscalerChoice) -> Iterator[Upscaler]:
         runner = open_checked_runner(artifact, threads=threads, isolated=choice.isolated, runtime=runtime)
         with closing_runner(runner):
             name = f"{artifact.path.resolve().name} ({runner.name})"
-            yield Upscaler(name=name, runner=runner, overlap=artifact.meta.overlap)
+            meta = artifact.meta
+            yield Upscaler(name=name, runner=runner, overlap=meta.overlap, weights_license=meta.weights_license)
         return
-    deployed = resolve_weights(choice.model, choice.scale, "fp32", checkpoint=choice.checkpoint).network
+    weights = resolve_weights(choice.model, choice.scale, "fp32", checkpoint=choice.checkpoint)
+    deployed = weights.network
     multiple, context = int(deployed.tile_multiple), int(deployed.context)  # type: ignore[arg-type]
     side = _TORCH_TILE // multiple * multiple
     torch.set_num_threads(threads)
     torch_runner = TorchRunner(deployed, name=f"PyTorch {torch.__version__}", tile=(side, side))
     # Tiles are cut in the middle of what they share, so that exact ones share twice what the network reaches.
     name = f"{choice.model} x{choice.scale} float ({torch_runner.name})"
-    yield Upscaler(name=name, runner=torch_runner, overlap=min(2 * context, side // 2))
+    overlap = min(2 * context, side // 2)
+    yield Upscaler(name=name, runner=torch_runner, overlap=overlap, weights_license=weights.license)
 
 
 def physical_cores() -> int:
