@@ -16,8 +16,9 @@ from rich import box
 from rich.console import Console
 from rich.text import Text
 
-from apps.columns import GAP, Column, Kind, lay_out
+from apps.columns import GAP, Column, Kind
 from apps.streams import lead_nowhere
+from apps.table_layout import lay_out
 from edge_sr.foreign_text import visible
 
 # Wide enough for every table here: a pipe or a log file has no width of its own.
@@ -48,6 +49,7 @@ class Table:
         self.sections.add(len(self.rows) - 1)
 
     def columns(self) -> list[Column]:
+        """Each with its cells, from above."""
         cells = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.heads)
         triples = zip(self.heads, self.kinds, cells, strict=True)
         return [Column(head=head, kind=kind, cells=tuple(own)) for head, kind, own in triples]

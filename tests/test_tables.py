@@ -16,7 +16,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 import apps.terminal
-from apps.columns import Column, Kind, Layout, lay_out
+from apps.columns import Column, Kind
+from apps.table_layout import Layout, lay_out
 from apps.terminal import add_row, new_table, say, show, styled
 
 _CODES = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
