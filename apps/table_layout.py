@@ -60,7 +60,8 @@ def lay_out(columns: Sequence[Column], width: int, *, ellipsis: str = "…") -> 
     if least_width(kept) > width:
         kept = _without_common(kept, above, ellipsis, _end)
     parts = [kept] if least_width(kept) <= width else _parts(kept, width, ellipsis)
-    said = [f"{head}: {text}" for head, text in above.items()]
+    heads = (column.head.plain for column in columns)
+    said = [f"{head}: {above[head]}" for head in heads if head in above]
     return Layout(parts=[_with_widths(part, width) for part in parts], above=said, notes=notes)
 
 
@@ -248,15 +249,15 @@ def _with_widths(columns: list[Column], width: int) -> list[tuple[Column, int]]:
     prose = [column.least if column.kind is Kind.PROSE else column.natural for column in columns]
     # A head is whole or wrapped: one that is wrapped in its middle takes more room for nothing.
     steps = (
-        (prose, 1),
-        ([column.unwrapped for column in columns], width),
-        ([column.least for column in columns], 1),
+        (prose, False),
+        ([column.unwrapped for column in columns], True),
+        ([column.least for column in columns], False),
     )
-    for floor, step in steps:
+    for floor, at_once in steps:
         while sum(widths) + GAP * (len(widths) - 1) > width:
             wider = [index for index, least in enumerate(floor) if widths[index] > least]
             if not wider:
                 break
             widest = max(wider, key=widths.__getitem__)
-            widths[widest] = max(widths[widest] - step, floor[widest])
+            widths[widest] = floor[widest] if at_once else widths[widest] - 1
     return list(zip(columns, widths, strict=True))

@@ -214,6 +214,24 @@ def test_a_single_row_keeps_its_numbers_in_the_table() -> None:
     assert shown(layout) == [[["ms", "1.00"], ["runtime", "ai-edge-litert 2.3.0"]]]
 
 
+def test_what_is_said_above_is_in_the_order_of_the_columns() -> None:
+    table = [
+        column("artifact", Kind.NAME, "net_x4_fp32", "net_x4_w8a8"),
+        column("set", Kind.TEXT, "Set14", "Set14"),
+        column("device", Kind.TEXT, "a device of a very long name", "a device of a very long name"),
+        column("ms", Kind.NUMBER, "1.00", "2.00"),
+    ]
+    assert lay_out(table, 17).above == ["artifact: net_x4_…", "set: Set14", "device: a device of a very long name"]
+
+
+@pytest.mark.parametrize("width", [1, 20])
+def test_a_terminal_that_is_too_narrow_loses_nothing(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    print_it, expected = printed_reports.REPORTS["verify"]
+    lines = printed(monkeypatch, print_it, width)
+    for number in expected[:5]:
+        assert any(number in line for line in lines), number
+
+
 def test_words_are_wrapped_into_three_lines_at_most() -> None:
     text = "eight words of a text that wraps here"
     for length in range(1, 9):
