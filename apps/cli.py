@@ -116,8 +116,11 @@ app.command(cls=HelpPage, epilog=examples("edge-sr demo", "edge-sr demo --out ou
 app.command(
     cls=HelpPage,
     epilog=examples(
-        "edge-sr train --model idsa_net_mobile --scale 4 --data photos --out runs/mobile_x4",
+        "edge-sr train --preset trial --out runs/trial",
+        "edge-sr train --model idsa_net_mobile --data photos --minutes 30 --out runs/mobile_x4",
         "edge-sr train --config mine.toml --data photos --init runs/x4/network.safetensors --out runs/mobile_x3",
+        "edge-sr train --data photos --cooldown 2000 --out runs/endless",
+        "torchrun --nproc-per-node 2 -m apps.cli train --data photos --out runs/mobile_x4",
     ),
 )(training.train)
 app.command(

@@ -125,7 +125,7 @@ def test_a_help_page_fits_80_columns_wraps_once_and_shows_no_type_of_a_flag(comm
     assert re.search("<[a-z]", page) is None
     start = lines.index("  Examples:")
     own = lines[start + 1 :]
-    assert all(line.startswith(("    edge-sr ", "        ")) for line in own)
+    assert all(line.startswith(("    edge-sr ", "    torchrun ", "        ")) for line in own)
     assert all(line.endswith(" \\") for line, after in pairwise(own) if after.startswith("     "))
     # Text that was wrapped twice has short lines in the middle of a paragraph.
     text = lines[2 : next(number for number, line in enumerate(lines) if line in ("Arguments:", "Options:"))]
@@ -142,6 +142,7 @@ def test_short_help_of_every_command_is_a_whole_sentence() -> None:
 def test_a_long_example_goes_on_as_a_shell_reads_it() -> None:
     words = "edge-sr export " + " ".join(f"--option{number} value" for number in range(8))
     text = examples("edge-sr demo", words)
+    assert not any(line.endswith(f"--option{number} \\") for number in range(8) for line in text.splitlines())
     assert text.startswith("\b\nExamples:\n  edge-sr demo\n  edge-sr export")
     assert text.partition("edge-sr demo\n  ")[2].replace(" \\\n", " ").split() == words.split()
 

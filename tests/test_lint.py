@@ -412,7 +412,7 @@ def test_command_prints_writes_and_fails_as_asked(tmp_path: Path, capsys: pytest
     [
         (["--for", "tpu"], "--for must be one of ane, xnnpack, gpu-delegate, nnapi, hexagon"),
         (["--for", "ane"], "expected --for xnnpack, gpu-delegate, nnapi, hexagon for the tflite artifact"),
-        (["--fail-on", "note"], "--fail-on must be error or warning"),
+        (["--fail-on", "note"], "--fail-on must be one of error, warning"),
         (["--figure", "x.pdf"], "--figure must name a .png file"),
     ],
 )

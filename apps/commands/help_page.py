@@ -37,10 +37,11 @@ def examples(*lines: str) -> str:
     """Text for the end of a page: one example per line; a longer one goes on, indented, as a shell reads it."""
     wrapped = []
     for line in lines:
+        together = re.sub(r"( --?[a-z0-9-]+) (?!-)", "\\1\N{NO-BREAK SPACE}", line)  # an option and its value
         pieces = textwrap.wrap(
-            line, _EXAMPLE_WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+            together, _EXAMPLE_WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
         )
-        wrapped.append(" \\\n  ".join(pieces))
+        wrapped.append(" \\\n  ".join(pieces).replace("\N{NO-BREAK SPACE}", " "))
     return "\b\nExamples:\n  " + "\n  ".join(wrapped)  # \b: the lines are not wrapped again
 
 
