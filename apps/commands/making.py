@@ -88,6 +88,7 @@ def demo(
     Everything goes into --out: artifacts/, report.html and report.json.
     """
     from apps.demo import run_demo
+    from apps.next_steps import next_lines
     from apps.tables import print_summary
     from apps.terminal import say
 
@@ -107,8 +108,10 @@ def demo(
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             progress=progress,
         )
-    print_summary(report.summary, threads)
+    print_summary(report, threads)
     say(f"report: {report.html} and {report.json}, {report.seconds:.0f} s in all")
+    for line in next_lines(report.artifacts):
+        say(line)
     save("demo", report, json_file)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.export.failures])
 
