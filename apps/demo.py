@@ -8,44 +8,63 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from apps.exporting import DEFAULT_TILE, ExportReport, export_artifacts
 from apps.profiling.host import profile_artifacts
 from apps.progress import Progress, quiet
-from apps.report import Showcase, SummaryRow, make_showcase, summarize, write_report
+from apps.report import Comparison, Showcase, SummaryRow, make_showcase, mean_psnr, summarize, write_report
 from apps.results import ProfileReport, envelope, write_json
 from apps.verification.accuracy import VerifyReport, verify_artifacts
 from apps.verification.rows import VerifyRow
 from apps.verification.scoring import closing_runner
 from apps.weights import resolve_weights
-from converters.artifact import load_artifact
+from converters.artifact import Artifact, load_artifact
 from converters.self_test import open_checked_runner
 from converters.targets import TARGETS
-from edge_sr.datasets import ImageSet
+from edge_sr.datasets import ImagePair, ImageSet
 from edge_sr.errors import ConfigError
-from edge_sr.evaluation import image_drops
+from edge_sr.evaluation import SetScore, image_drops, score_bicubic
 from edge_sr.foreign_files import parse_json
+from edge_sr.metrics import psnr_y
+from edge_sr.resize import bicubic_resize
 from edge_sr.runner import TorchRunner
 from edge_sr.scorable import load_scorable_sets
 from edge_sr.tiling import upscale_image
+
+Image = NDArray[np.uint8]
 
 DEFAULT_OUT = Path("out/demo")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoReport:
-    """Everything the demo made. ``summary`` has one row per artifact; ``seconds`` is the whole job."""
+    """Everything the demo made.
+
+    ``summary`` has one row per artifact; ``bicubic`` is what bicubic enlarging scores on the same sets; ``artifacts``
+    are those that were exported; ``seconds`` is the whole job.
+    """
 
     export: ExportReport
     verify: VerifyReport
     profile: ProfileReport
     summary: tuple[SummaryRow, ...]
+    bicubic: tuple[SetScore, ...]
+    artifacts: tuple[Artifact, ...]
     html: Path
     json: Path
     seconds: float
 
+    @property
+    def bicubic_psnr_y_db(self) -> float | None:
+        """Mean over the sets' means, as ``summary`` has it of the artifacts."""
+        return mean_psnr(self.bicubic)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "seconds": self.seconds,
+            "bicubic": [score.to_json() for score in self.bicubic],
             "summary": [row.to_json() for row in self.summary],
             "export": self.export.to_json(),
             "verify": self.verify.to_json(),
@@ -109,13 +128,20 @@ def run_demo(
         export.paths, threads=threads, runs=runs, max_seconds=max_seconds, until_settled=False, progress=progress
     )
     html, json_path = out_dir / "report.html", out_dir / "report.json"
+    image_sets = load_scorable_sets(data, sets, scale)
+    bicubic = tuple(score_bicubic(image_set) for image_set in image_sets)
+    artifacts = tuple(load_artifact(path, compare_computation=False) for path in export.paths)
+    comparisons, showcases = pictures_of(verify, image_sets, checkpoint=checkpoint)
     write_report(
         html,
         title=f"{model} ×{scale}: exported, verified, profiled",
         export=export,
         verify=verify,
         profile=profile,
-        showcases=showcase_of(verify, load_scorable_sets(data, sets, scale), checkpoint=checkpoint),
+        bicubic=bicubic,
+        artifacts=artifacts,
+        comparisons=comparisons,
+        showcases=showcases,
         command=command,
     )
     report = DemoReport(
@@ -123,6 +149,8 @@ def run_demo(
         verify=verify,
         profile=profile,
         summary=summarize(export, verify, profile),
+        bicubic=bicubic,
+        artifacts=artifacts,
         html=html,
         json=json_path,
         seconds=time.perf_counter() - start,
@@ -131,41 +159,60 @@ def run_demo(
     return report
 
 
-def showcase_of(
+def pictures_of(
     verify: VerifyReport, image_sets: Sequence[ImageSet], *, checkpoint: Path | None = None
-) -> tuple[Showcase, ...]:
-    """The picture for the report: the image on which the first int8 artifact loses most against the float network.
+) -> tuple[tuple[Comparison, ...], tuple[Showcase, ...]]:
+    """The pictures for the report, from the first int8 artifact that runs here.
 
     Returns:
-        one showcase, or none where no int8 artifact could run.
+        two photos beside bicubic (one where there is one): that on which the artifact loses most against the float
+        network, and the first of the others; and crops of the former. Nothing where no int8 artifact could run.
     """
     rows = [row for row in verify.rows if row.artifact is not None and "8" in row.scheme]
     if not rows:
-        return ()
-    first = rows[0].artifact_path
-    row, name = max(
-        ((row, image) for row in rows if row.artifact_path == first for image in _losses(row)),
-        key=lambda entry: _losses(entry[0])[entry[1]],
-    )
-    pair = next(
-        pair for image_set in image_sets if image_set.name == row.set_name for pair in image_set if pair.name == name
-    )
-    artifact = load_artifact(row.artifact_path)
+        return (), ()
+    own = [row for row in rows if row.artifact_path == rows[0].artifact_path and row.runtime == rows[0].runtime]
+    losses = {(row.set_name, image): loss for row in own for image, loss in _losses(row).items()}
+    worst = max(losses, key=lambda key: losses[key])
+    chosen = [worst, *(key for key in losses if key != worst)][:2]
+    artifact = load_artifact(rows[0].artifact_path)
     meta = artifact.meta
-    network = resolve_weights(meta.model, meta.scale, "fp32", checkpoint=checkpoint).network
-    float_sr = upscale_image(TorchRunner(network, tile=meta.tile), pair.lr, overlap=meta.overlap)
+    pairs = {key: _pair(image_sets, *key) for key in chosen}
     runner = open_checked_runner(artifact, isolated=True)
     with closing_runner(runner):
-        int8_sr = upscale_image(runner, pair.lr, overlap=meta.overlap)
-    return (
-        make_showcase(
-            pair,
-            set_name=row.set_name,
-            artifact_name=row.label,
-            scale=meta.scale,
-            float_sr=float_sr,
-            int8_sr=int8_sr,
-        ),
+        upscaled = {key: upscale_image(runner, pair.lr, overlap=meta.overlap) for key, pair in pairs.items()}
+    network = resolve_weights(meta.model, meta.scale, "fp32", checkpoint=checkpoint).network
+    showcase = make_showcase(
+        pairs[worst],
+        set_name=worst[0],
+        artifact_name=rows[0].label,
+        scale=meta.scale,
+        float_sr=upscale_image(TorchRunner(network, tile=meta.tile), pairs[worst].lr, overlap=meta.overlap),
+        int8_sr=upscaled[worst],
+    )
+    comparisons = tuple(
+        _compare(pair, upscaled[key], set_name=key[0], artifact_name=rows[0].label, scale=meta.scale)
+        for key, pair in pairs.items()
+    )
+    return comparisons, (showcase,)
+
+
+def _pair(image_sets: Sequence[ImageSet], set_name: str, image_name: str) -> ImagePair:
+    return next(
+        pair for image_set in image_sets if image_set.name == set_name for pair in image_set if pair.name == image_name
+    )
+
+
+def _compare(pair: ImagePair, own: Image, *, set_name: str, artifact_name: str, scale: int) -> Comparison:
+    bicubic = bicubic_resize(pair.lr, *pair.hr.shape[:2])
+    return Comparison(
+        image_name=pair.name,
+        set_name=set_name,
+        artifact_name=artifact_name,
+        bicubic=bicubic,
+        bicubic_psnr_y_db=psnr_y(bicubic, pair.hr, crop_border=scale),
+        own=own,
+        own_psnr_y_db=psnr_y(own, pair.hr, crop_border=scale),
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures: crops side by side, latency bars, and the waterfall of where the PSNR goes."""
+"""Pictures: crops side by side, and what matplotlib draws."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ Image = NDArray[np.uint8]
 # One palette for the page and the charts: schemes keep their colour everywhere.
 INK, MUTED, GRID = "#1b2330", "#66718a", "#dfe4ec"
 SCHEME_COLOURS = {"fp32": "#7a8ca8", "fp16": "#4f9d9d", "w8a8": "#e0762f", "w8a8_mixed": "#b9a13a"}
-_GAIN_COLOUR = "#3f9b6b"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +41,6 @@ class Panel:
             raise ShapeError(
                 f"a panel needs an (H, W, 3) uint8 image, got {self.image.shape} {self.image.dtype}, convert it first"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyBar:
-    """One bar of the latency chart. ``quartiles_ms`` are the first and the third."""
-
-    label: str
-    scheme: str
-    median_ms: float
-    quartiles_ms: tuple[float, float]
 
 
 def most_different_window(first: Image, second: Image, size: int) -> tuple[int, int]:
@@ -93,21 +82,16 @@ def crop_panels(panels: Sequence[Panel], *, window: tuple[int, int], size: int) 
     return tuple(cut)
 
 
-def compose_row(panels: Sequence[Panel], *, side: int = 256, gap: int = 10) -> Image:
-    """Set panels side by side, enlarged by whole pixels (nothing is smoothed), each with its label below.
+def compose_rows(rows: Sequence[Sequence[Panel]], *, side: int = 256, gap: int = 10) -> Image:
+    """Set rows of labelled panels above one another, on white; small pictures are enlarged by whole pixels.
 
     Args:
-        panels: at least one picture.
-        side: height of each picture in the row, pixels.
+        rows: at least one, each of at least one picture.
+        side: height and width of each picture's place, pixels.
         gap: white space between pictures, pixels.
     Returns:
         (H, W, 3) uint8.
     """
-    return compose_rows([panels], side=side, gap=gap)
-
-
-def compose_rows(rows: Sequence[Sequence[Panel]], *, side: int = 256, gap: int = 10) -> Image:
-    """Set several rows of panels above one another; see :func:`compose_row`."""
     if not rows or not all(rows):
         raise ConfigError("expected at least one picture to compose, got none")
     label_font, note_font = ImageFont.load_default(size=15), ImageFont.load_default(size=12)
@@ -145,78 +129,6 @@ def write_comparison(
     return path
 
 
-def latency_chart(bars: Sequence[LatencyBar]) -> bytes:
-    """Horizontal latency bars from top to bottom, with whiskers from quartile to quartile; returns a PNG."""
-    figure, axes = _axes(width=8.2, height=0.5 + 0.36 * max(len(bars), 1))
-    positions = list(range(len(bars)))[::-1]
-    axes.barh(
-        positions,
-        [bar.median_ms for bar in bars],
-        height=0.62,
-        color=[SCHEME_COLOURS.get(bar.scheme, MUTED) for bar in bars],
-        xerr=[
-            [bar.median_ms - bar.quartiles_ms[0] for bar in bars],
-            [bar.quartiles_ms[1] - bar.median_ms for bar in bars],
-        ],
-        error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2},
-    )
-    longest = max((bar.quartiles_ms[1] for bar in bars), default=1.0)
-    for position, bar in zip(positions, bars, strict=True):
-        text = f"{bar.median_ms:.1f} ms"
-        axes.text(bar.quartiles_ms[1] + longest * 0.012, position, text, va="center", color=INK, size=8.5)
-    axes.set_yticks(positions, [bar.label for bar in bars])
-    axes.set_xlim(0, longest * 1.14)
-    axes.set_xlabel("median of one tile, ms", color=MUTED, size=8.5)
-    axes.grid(axis="x", color=GRID)
-    return figure_png(figure)
-
-
-def waterfall_chart(steps: Sequence[tuple[str, float]], *, start_label: str, start_db: float, end_label: str) -> bytes:
-    """PSNR from the float network on whole images down to the artifact.
-
-    Args:
-        steps: (label, drop in dB) in order; a negative drop is a gain.
-        start_label, start_db: the first bar.
-        end_label: name of the last bar, which is what the steps leave.
-    Returns:
-        a PNG. The axis starts near the values, not at zero: drops are hundredths of a decibel.
-    """
-    levels = [start_db]
-    for _, drop in steps:
-        levels.append(levels[-1] - drop)
-    span = max(max(levels) - min(levels), 0.02)
-    floor, top = min(levels) - 1.1 * span, max(levels) + 0.45 * span
-    figure, axes = _axes(width=5.6, height=3.1)
-    labels = [start_label, *(label for label, _ in steps), end_label]
-    axes.bar(0, start_db - floor, bottom=floor, width=0.6, color=SCHEME_COLOURS["fp32"])
-    for index, (_, drop) in enumerate(steps, start=1):
-        colour = _GAIN_COLOUR if drop < 0 else SCHEME_COLOURS["w8a8"]
-        axes.bar(index, -drop, bottom=levels[index - 1], width=0.6, color=colour)
-        axes.plot([index - 1.3, index + 0.3], [levels[index - 1]] * 2, color=MUTED, lw=0.8, ls=":")
-        label_at = max(levels[index - 1], levels[index]) + 0.05 * span
-        axes.text(index, label_at, f"{signed_db(-drop)} dB", ha="center", va="bottom", color=INK, size=8.5)
-    axes.bar(len(labels) - 1, levels[-1] - floor, bottom=floor, width=0.6, color=INK)
-    for index, level in ((0, start_db), (len(labels) - 1, levels[-1])):
-        axes.text(index, level + 0.05 * span, f"{level:.3f}", ha="center", va="bottom", color=INK, size=8.5)
-    axes.set_xticks(range(len(labels)), labels)
-    axes.set_ylim(floor, top)
-    axes.set_ylabel("PSNR-Y, dB", color=MUTED, size=8.5)
-    axes.grid(axis="y", color=GRID)
-    return figure_png(figure)
-
-
-def signed_db(value: float) -> str:
-    """Decibels with a sign, but for what rounds to nothing."""
-    return f"{value:+.3f}" if abs(value) >= 0.0005 else "0.000"
-
-
-def png_bytes(image: Image) -> bytes:
-    """Encode an (H, W, 3) uint8 image as PNG."""
-    buffer = io.BytesIO()
-    PillowImage.fromarray(image).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
 def figure_png(figure: Figure, *, metadata: Mapping[str, str] | None = None) -> bytes:
     """Draw a matplotlib figure as a PNG; every name in it is drawn as it is."""
     _show_as_text(figure)
@@ -232,20 +144,6 @@ def _fit(size: tuple[int, int], side: int) -> tuple[int, int]:
     factor = side / max(size)
     factor = float(int(factor)) if factor >= 1 else factor
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
-
-
-def _axes(*, width: float, height: float) -> tuple[Figure, Any]:
-    # A Figure of its own, without pyplot: nothing global, no window, no state left behind.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
-    axes = figure.subplots()
-    for spine in ("top", "right", "left"):
-        axes.spines[spine].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=8.5, length=0)
-    return figure, axes
 
 
 def _show_as_text(figure: Figure) -> None:

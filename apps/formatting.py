@@ -20,15 +20,15 @@ def format_db(value: float | None, digits: int = 3) -> str:
 
 
 def format_drop(value: float | None) -> str:
-    """A drop in dB with its sign: positive is a loss."""
-    return "–" if value is None else f"{value:+.3f}"
+    """A drop in dB with its sign, but for what rounds to nothing: positive is a loss."""
+    if value is None:
+        return "–"
+    return f"{value:+.3f}" if abs(value) >= 0.0005 else "0.000"
 
 
 def format_timing(timing: Timing | None) -> str:
-    """``median (IQR)`` in ms; a noisy one carries an exclamation mark."""
-    if timing is None:
-        return "–"
-    return f"{timing.median_ms:.1f} ({timing.iqr_ms:.1f}{'!' if timing.noisy else ''})"
+    """The median in ms; a noisy one carries an exclamation mark."""
+    return "–" if timing is None else f"{timing.median_ms:.1f}{'!' if timing.noisy else ''}"
 
 
 def format_licence(license_name: str) -> str:

@@ -1,18 +1,33 @@
-"""HTML pages: one file each, style inline, pictures embedded, nothing fetched when it is opened."""
+"""HTML pages: one file each, style inline, pictures embedded, nothing fetched when it is opened.
+
+A page follows the reader's width (a phone's as well) and choice of a dark ground. Charts are drawn by it, not painted:
+see :mod:`apps.bars`.
+"""
 
 from __future__ import annotations
 
 import base64
+import io
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from apps.figures import png_bytes
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+
+from apps.figures import SCHEME_COLOURS
 from apps.formatting import format_bytes, format_db, format_drop
 from apps.machine import describe_machine, package_versions
 from edge_sr.atomic import atomic_path
 from edge_sr.foreign_text import visible
 
+Image = NDArray[np.uint8]
+
+# Of whole photos: its faults are far smaller than what the page shows, and a page of four stays under a megabyte.
+JPEG_QUALITY = 90
 # A list of notes, or a command that names many artifacts.
 _MAX_TEXT = 100_000
 
@@ -38,9 +53,11 @@ def write_page(path: Path, template: str, *, title: str, command: str, facts: Ma
         finalize=_shown,
     )
     environment.filters.update(_FILTERS)
+    environment.filters["link"] = lambda target: _link(target, path)
     page = environment.get_template(template).render(
         title=title,
         command=command,
+        colours=SCHEME_COLOURS,
         machine=describe_machine(),
         versions={name: version for name, version in package_versions().items() if version is not None},
         **facts,
@@ -59,14 +76,33 @@ class _DataUri(str):
     """A picture in a page: our own, and longer than any text."""
 
 
-def _data_uri(png: bytes) -> str:
-    return _DataUri("data:image/png;base64," + base64.b64encode(png).decode("ascii"))
+def _png(image: Image) -> str:
+    """An (H, W, 3) uint8 picture to its last bit."""
+    buffer = io.BytesIO()
+    PillowImage.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return _data_uri("png", buffer.getvalue())
+
+
+def _jpeg(image: Image) -> str:
+    """An (H, W, 3) uint8 photo, at full colour resolution."""
+    buffer = io.BytesIO()
+    PillowImage.fromarray(image).save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
+    return _data_uri("jpeg", buffer.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return _DataUri(f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii"))
+
+
+def _link(target: Path, page: Path) -> str:
+    """An address relative to the page, which holds when the folder of both is moved."""
+    return quote(Path(os.path.relpath(target, page.parent)).as_posix())
 
 
 _FILTERS: dict[str, Callable[..., Any]] = {
     "bytes": format_bytes,
     "db": format_db,
     "drop": format_drop,
-    "data_uri": _data_uri,
-    "png": png_bytes,
+    "png": _png,
+    "jpeg": _jpeg,
 }

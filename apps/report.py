@@ -1,39 +1,34 @@
-"""One page of everything that was measured: table, charts, crops, machine, versions, command.
-
-The page is a single HTML file: style inline, pictures embedded, nothing fetched when it is opened.
-"""
+"""One page of everything that was measured: table, photos, charts, crops, files, machine, versions, command."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apps.bars import BarChart, LatencyBar, latency_chart, waterfall_chart
 from apps.exporting import ExportReport
-from apps.figures import (
-    LatencyBar,
-    Panel,
-    crop_panels,
-    latency_chart,
-    most_different_window,
-    waterfall_chart,
-)
+from apps.figures import Panel, crop_panels, most_different_window
 from apps.formatting import format_ops
-from apps.pages import write_page
+from apps.next_steps import model_files, next_steps
+from apps.pages import JPEG_QUALITY, write_page
 from apps.profiling.sampled import NOISY_IQR_PERCENT
 from apps.results import ProfileReport, Timing, plain
 from apps.verification.accuracy import VerifyReport
 from apps.verification.rows import VerifyRow
+from converters.artifact import Artifact
 from converters.coreml_evaluator import NOTE as EVALUATOR_NOTE
 from converters.targets import TARGETS
 from edge_sr.datasets import ImagePair
+from edge_sr.evaluation import SetScore
 from edge_sr.resize import bicubic_resize
 
 Image = NDArray[np.uint8]
+Scored = TypeVar("Scored")
 
 CROP_SIDE = 64
 
@@ -43,10 +38,12 @@ class SummaryRow:
     """One artifact in the main table, everything joined by its path.
 
     ``drop_db`` and ``psnr_y_db`` are means over the sets' means where there are several sets. ``timings`` maps a number
-    of threads to its timing. ``reason`` says why accuracy or latency is missing.
+    of threads to its timing. ``reason`` says why accuracy or latency is missing. ``artifact_path`` is None where the
+    export failed.
     """
 
     artifact_name: str
+    artifact_path: Path | None
     target: str
     scheme: str
     tile: tuple[int, int]
@@ -91,6 +88,19 @@ class Showcase:
     panels: tuple[Panel, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A whole photo enlarged by bicubic and by an artifact, (H, W, 3) uint8 each, with the PSNR of both."""
+
+    image_name: str
+    set_name: str
+    artifact_name: str
+    bicubic: Image
+    bicubic_psnr_y_db: float
+    own: Image
+    own_psnr_y_db: float
+
+
 def summarize(export: ExportReport, verify: VerifyReport, profile: ProfileReport) -> tuple[SummaryRow, ...]:
     """Join what was exported, verified and profiled, one row per exported (or failed) artifact."""
     rows = []
@@ -101,6 +111,7 @@ def summarize(export: ExportReport, verify: VerifyReport, profile: ProfileReport
         rows.append(
             SummaryRow(
                 artifact_name="" if made.path is None else made.path.name,
+                artifact_path=made.path,
                 target=made.target,
                 scheme=made.scheme,
                 tile=made.tile,
@@ -155,6 +166,9 @@ def write_report(
     export: ExportReport,
     verify: VerifyReport,
     profile: ProfileReport,
+    bicubic: Sequence[SetScore] = (),
+    artifacts: Sequence[Artifact] = (),
+    comparisons: Sequence[Comparison] = (),
     showcases: Sequence[Showcase] = (),
     command: str,
 ) -> Path:
@@ -164,6 +178,9 @@ def write_report(
         path: the .html file; its folder must exist.
         title: heading of the page.
         export, verify, profile: what was measured.
+        bicubic: what bicubic enlarging scores on the sets of ``verify``.
+        artifacts: whose files are listed, with what to do with them next.
+        comparisons: whole photos to show.
         showcases: crops to show.
         command: the words that made the numbers, printed for whoever repeats them.
     """
@@ -175,12 +192,24 @@ def write_report(
         "notices": verify.notices,
         "titles": {name: target.title for name, target in TARGETS.items()},
         "profile": profile,
-        "latency_png": _latency_png(summary),
+        "bicubic_db": mean_psnr(bicubic),
+        "bicubic_ssim": _mean(bicubic, lambda score: score.ssim),
+        "bicubic_by_set": {score.set_name: score.psnr_y_db for score in bicubic},
+        "model_files": list(model_files(artifacts)),
+        "next_steps": next_steps(artifacts),
+        "latency": _latency(summary),
         "waterfalls": _waterfalls(verify.rows),
+        "comparisons": comparisons,
+        "jpeg_quality": JPEG_QUALITY,
         "showcases": showcases,
         "noisy_percent": NOISY_IQR_PERCENT,
     }
     return write_page(path, "report.html.j2", title=title, command=command, facts=facts)
+
+
+def mean_psnr(scores: Sequence[SetScore]) -> float | None:
+    """Mean over the sets' means, in dB; None where there is no set."""
+    return _mean(scores, lambda score: score.psnr_y_db)
 
 
 def _of_first_runtime(rows: Sequence[VerifyRow]) -> list[VerifyRow]:
@@ -193,13 +222,13 @@ def _runtime_notes(rows: Sequence[VerifyRow]) -> tuple[str, ...]:
     return (EVALUATOR_NOTE,) if evaluated else ()
 
 
-def _mean(rows: Sequence[VerifyRow], value: Callable[[VerifyRow], float | None]) -> float | None:
+def _mean(rows: Sequence[Scored], value: Callable[[Scored], float | None]) -> float | None:
     values = [value(row) for row in rows]
     known = [number for number in values if number is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def _latency_png(summary: Sequence[SummaryRow]) -> bytes | None:
+def _latency(summary: Sequence[SummaryRow]) -> BarChart | None:
     bars = [
         LatencyBar(
             label=f"{row.target_title} {row.scheme}, {count} thread{'s' if count > 1 else ''}",
@@ -210,10 +239,10 @@ def _latency_png(summary: Sequence[SummaryRow]) -> bytes | None:
         for row in sorted(summary, key=lambda row: list(TARGETS).index(row.target))
         for count, timing in sorted(row.timings.items())
     ]
-    return latency_chart(bars) if bars else None
+    return latency_chart(bars, title="Latency of each artifact at each number of threads") if bars else None
 
 
-def _waterfalls(rows: Sequence[VerifyRow]) -> list[tuple[str, bytes]]:
+def _waterfalls(rows: Sequence[VerifyRow]) -> list[tuple[str, BarChart]]:
     charts = []
     for row in rows:
         if row.artifact is None or row.quantization_drop_db is None or row.scheme == "fp32":
@@ -222,8 +251,13 @@ def _waterfalls(rows: Sequence[VerifyRow]) -> list[tuple[str, bytes]]:
             ("tiling", row.tiling_drop_db),
             ("int8" if "8" in row.scheme else row.scheme, row.quantization_drop_db),
         ]
+        name = f"{TARGETS[row.target].title} {row.scheme} on {row.set_name}"
         chart = waterfall_chart(
-            steps, start_label="float, whole", start_db=row.float_whole.psnr_y_db, end_label="artifact"
+            steps,
+            title=f"PSNR from the float network to {name}",
+            start_label="float, whole images",
+            start_db=row.float_whole.psnr_y_db,
+            end_label="artifact",
         )
-        charts.append((f"{TARGETS[row.target].title} {row.scheme} on {row.set_name}", chart))
+        charts.append((name, chart))
     return charts

@@ -1,4 +1,4 @@
-"""A network's sensitivity on the terminal, as a chart and as a page."""
+"""A network's sensitivity on the terminal, as a page, and as a chart for elsewhere."""
 
 from __future__ import annotations
 
@@ -128,14 +128,12 @@ def write_report(out: Path, report: SensitivityReport, *, command: str) -> Path:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"expected a folder for the page, got the file {out}, name another --out")
     out.mkdir(parents=True, exist_ok=True)
-    chart = sensitivity_chart([report.sensitivity])
     with atomic_path(out / CHART) as temporary:
-        temporary.write_bytes(chart)
+        temporary.write_bytes(sensitivity_chart([report.sensitivity]))
     facts: dict[str, Any] = {
         "report": report,
         "result": report.sensitivity,
         "views": TITLES,
-        "chart": chart,
         "effect": format_effect,
     }
     return write_page(out / PAGE, "sensitivity.html.j2", title="Sensitivity to int8", command=command, facts=facts)

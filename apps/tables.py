@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apps.formatting import format_bytes, format_db, format_drop, format_ops, format_timing
+from apps.profiling.sampled import NOISY_IQR_PERCENT
 from apps.terminal import add_row, console, new_table, say, show, styled
 from converters.targets import TARGETS
 from quantization.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from apps.catalogue import BundledWeights, ModelsReport
+    from apps.demo import DemoReport
     from apps.doctor import Check
     from apps.exporting import ExportReport
-    from apps.report import SummaryRow
     from apps.results import ProfileReport
     from apps.verification.accuracy import VerifyReport
 
@@ -107,24 +108,25 @@ def print_profile(report: ProfileReport) -> None:
         say("~  the median is known to no better than 3%: allow more time with --max-seconds, or quiet the machine")
 
 
-def print_summary(rows: Sequence[SummaryRow], threads: Sequence[int]) -> None:
-    """The demo's table: accuracy, latency and delegation of every artifact."""
-    heads = ["target", "scheme", "size", "PSNR-Y", "drop", *(f"ms, {count} thr. (IQR)" for count in threads)]
-    table = new_table(*heads, "delegates", "ops outside", right=range(2, 6 + len(threads)))
-    for row in rows:
+def print_summary(report: DemoReport, threads: Sequence[int]) -> None:
+    """The demo's table within 80 columns: bicubic, then accuracy, latency and delegation of every artifact."""
+    heads = ["artifact", "size", "PSNR-Y", "drop", *(f"ms, {count} thr" for count in threads)]
+    table = new_table(*heads, "outside", right=range(1, 4 + len(threads)))
+    add_row(table, "bicubic", "–", format_db(report.bicubic_psnr_y_db), "–", *("–" for _ in threads), "–")
+    for row in report.summary:
         add_row(
             table,
-            row.target,
-            row.scheme,
+            f"{row.target} {row.scheme}",
             format_bytes(row.size_bytes),
             format_db(row.psnr_y_db),
             format_drop(row.drop_db),
             *(format_timing(row.timings.get(count)) for count in threads),
-            "–" if row.delegates is None else str(row.delegates),
             row.outside,
         )
     show(table)
-    for row in rows:
+    if any(timing.noisy for row in report.summary for timing in row.timings.values()):
+        say(f"!  IQR above {NOISY_IQR_PERCENT:g}% of the median: measure again on a quiet machine")
+    for row in report.summary:
         if row.reason is not None:
             say(f"{row.target} {row.scheme}: {row.reason}")
 

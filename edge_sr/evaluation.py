@@ -14,6 +14,7 @@ from edge_sr.datasets import ImageSet
 from edge_sr.errors import DataError
 from edge_sr.json_values import plain
 from edge_sr.metrics import PSNR_CAP_DB, mean_psnr_db, psnr_drop_db, psnr_y, ssim_y
+from edge_sr.resize import bicubic_resize
 from edge_sr.scorable import check_size
 
 Image = NDArray[np.uint8]
@@ -128,3 +129,12 @@ def evaluate_set(
         if progress is not None:
             progress(len(scores), len(image_set))
     return SetScore(set_name=image_set.name, scale=image_set.scale, images=tuple(scores), left_out=image_set.left_out)
+
+
+def score_bicubic(image_set: ImageSet) -> SetScore:
+    """What bicubic enlarging scores on a set: the least that a network must beat. See :func:`evaluate_set`."""
+
+    def upscale(lr: Image) -> Image:
+        return bicubic_resize(lr, lr.shape[0] * image_set.scale, lr.shape[1] * image_set.scale)
+
+    return evaluate_set(upscale, image_set)

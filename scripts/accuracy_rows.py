@@ -14,9 +14,7 @@ from apps.verification.accuracy import verify_artifacts
 from apps.verification.references import References
 from converters.artifact import Artifact
 from converters.runners import accuracy_runtimes
-from edge_sr.datasets import ImageSet
-from edge_sr.evaluation import SetScore, evaluate_set
-from edge_sr.resize import bicubic_resize
+from edge_sr.evaluation import SetScore, score_bicubic
 from edge_sr.scorable import load_scorable_sets
 
 Image = NDArray[np.uint8]
@@ -59,7 +57,7 @@ def measure_rows(
             before = keep(
                 {
                     "sets": list(set_names),
-                    "bicubic": {one.name: score_entry(_bicubic(one)) for one in sets},
+                    "bicubic": {one.name: score_entry(score_bicubic(one)) for one in sets},
                     "float_whole": {found.set_name: score_entry(found.float_whole) for found in report.rows},
                     "artifacts": [],
                 }
@@ -132,10 +130,3 @@ def score_entry(score: SetScore) -> dict[str, Any]:
 
 def _key(row: dict[str, Any]) -> Key:
     return row["target"], row["scheme"], row["post_training"]
-
-
-def _bicubic(image_set: ImageSet) -> SetScore:
-    def upscale(lr: Image) -> Image:
-        return bicubic_resize(lr, lr.shape[0] * image_set.scale, lr.shape[1] * image_set.scale)
-
-    return evaluate_set(upscale, image_set)

@@ -36,6 +36,12 @@ class Page:
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
 
+    def emulate(self, width: int, height: int, *, dark: bool) -> None:
+        """A screen of so many CSS pixels (a window has a least width of its own), and its reader's choice of ground."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=True)
+        wish = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[wish])
+
     def ask(self, expression: str) -> Any:
         """Value of a JavaScript expression in the page; promises are waited for."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)

@@ -269,13 +269,20 @@ def test_heat_map_is_drawn_and_the_table_holds_every_pair(
     use_runners(monkeypatch, {"tflite": EnlargeRunner(0), "executorch": EnlargeRunner(1)})
     matrix = measure(tmp_path, photos, ("tflite", "executorch"))
     drawn = draw_agreement(matrix)
-    assert drawn is not None
-    assert drawn.startswith(b"\x89PNG")
+    assert len(drawn) == len(matrix.participants)
+    for row, (name, cells) in enumerate(drawn):
+        assert [cell is None for cell in cells] == [column == row for column in range(len(drawn))]
+        for other, cell in zip(matrix.participants, cells, strict=True):
+            pair = matrix.pair(name, other.name) if cell else None
+            assert cell is None or (pair is not None and cell.max_levels == pair.max_levels)
+    warmth = {cell.max_levels: cell.warmth for _, cells in drawn for cell in cells if cell}
+    assert warmth[0] == 0.0
+    assert warmth == {levels: levels / 4 for levels in warmth}, "four levels are as warm as can be"
     print_agreement(matrix)
     printed = capsys.readouterr().out
     assert "identical" in printed
     assert "66.6667%" in printed  # one channel of three differs
-    assert draw_agreement(replace(matrix, participants=matrix.participants[:1], pairs=())) is None
+    assert draw_agreement(replace(matrix, participants=matrix.participants[:1], pairs=())) == []
 
 
 def test_json_names_tiles_without_their_pixels(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as PillowImage
 
 import apps.progress
-from apps.figures import LatencyBar, Panel, compose_row, latency_chart
+from apps.figures import Panel, compose_rows, figure_png
 from apps.pages import write_page
 from apps.profiling.adb.device_state import parse_device
 from apps.profiling.adb.results import AdbReport
@@ -110,8 +112,15 @@ def test_a_terminal_gets_no_escape_code_of_anothers(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_drawn_as_it_is(name: str) -> None:
-    chart = latency_chart([LatencyBar(label=name, scheme="w8a8", median_ms=2.0, quartiles_ms=(1.0, 3.0))])
-    picture = compose_row([Panel(label=name, image=np.zeros((4, 4, 3), np.uint8), note=name)], side=16)
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    axes = figure.subplots()
+    axes.barh([0], [1.0])
+    axes.set_yticks([0], [name])
+    axes.text(0.5, 0, name)
+    chart = figure_png(figure)
+    picture = compose_rows([[Panel(label=name, image=np.zeros((4, 4, 3), np.uint8), note=name)]], side=16)
     assert chart.startswith(b"\x89PNG")
     assert picture.shape[2] == 3
 
@@ -122,13 +131,17 @@ def test_a_name_is_shown_as_it_is_in_a_page(name: str, tmp_path: Path, monkeypat
 
     class Loader(jinja2.DictLoader):
         def __init__(self, package: str) -> None:
-            super().__init__({package: "", "page": "<p>{{ name }}|{{ [name] | join }}|{{ png | data_uri }}</p>"})
+            super().__init__({package: "", "page": "<p>{{ name }}|{{ [name] | join }}|{{ noise | png }}</p>"})
 
     monkeypatch.setattr(jinja2, "PackageLoader", Loader)
-    facts: dict[str, Any] = {"name": name, "png": b"\0" * 300_000}
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    facts: dict[str, Any] = {"name": name, "noise": noise}
     page = write_page(tmp_path / "p.html", "page", title="", command="", facts=facts).read_text(encoding="utf-8")
     spelled = visible(name).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    assert page == f"<p>{spelled}|{spelled}|data:image/png;base64,{'A' * 400_000}</p>"
+    head, picture = f"<p>{spelled}|{spelled}|data:image/png;base64,", page.removesuffix("</p>").partition("base64,")[2]
+    assert page == f"{head}{picture}</p>"
+    # Noise does not shrink: longer than any text may be, and whole.
+    np.testing.assert_array_equal(np.asarray(PillowImage.open(io.BytesIO(base64.b64decode(picture)))), noise)
 
 
 def test_a_phone_of_any_name_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

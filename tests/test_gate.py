@@ -89,6 +89,21 @@ def test_least_psnr_is_judged_on_the_artifacts_own_mean() -> None:
     assert line == "net on Set5: expected a mean PSNR of at least 29.75 dB, got 29.500 dB"
 
 
+def test_a_passed_check_says_what_was_found_and_no_check_names_its_subject_itself() -> None:
+    row = _row(whole=_score(30.0), artifact=_score(29.75))
+    held = check_rows([row], GateLimits(max_drop_db=0.5, max_image_drop_db=0.5, min_psnr_y_db=29.5))
+    assert [check.message for check in held] == [
+        "ran, PSNR 29.75 dB, drop +0.250 dB",
+        "a drop of 0.250 dB (tiling 0.000, quantization +0.250), within 0.5 dB",
+        "a drop of 0.250 dB on img0, within 0.5 dB",
+        "a mean PSNR of 29.750 dB, at least 29.5 dB asked",
+    ]
+    broken = check_rows([row], GateLimits(max_drop_db=0.1, max_image_drop_db=0.1, min_psnr_y_db=31.0))
+    for check in (*held, *broken):
+        assert "net" not in check.message
+        assert check.message.startswith("expected ") == (check.status == "failed")
+
+
 def test_what_was_not_asked_is_not_judged() -> None:
     checks = check_rows([_row(whole=_score(40.0), artifact=_score(10.0))], GateLimits())
     assert [(check.name, check.status) for check in checks] == [("runs", "passed")]
@@ -215,7 +230,7 @@ def test_junit_has_a_suite_per_artifact_and_a_case_per_check(tmp_path: Path) -> 
     assert first.attrib == {"name": "mean drop on Set5", "classname": "net_v2", "time": "1.500", "file": "a.json"}
     failure = first.find("failure")
     assert failure is not None
-    assert (failure.attrib["message"], failure.text) == ("expected 1, got 2", "net.v2 on Set5: expected 1, got 2")
+    assert (failure.attrib["message"], failure.text) == ("expected 1, got 2", "expected 1, got 2")
     assert second.findtext("system-out") == "fine"
     (skipped,) = root[1].iter("skipped")
     assert skipped.attrib == {"message": "needs macOS"}
@@ -264,8 +279,8 @@ def test_an_earlier_junit_file_is_replaced_and_anything_else_is_kept(tmp_path: P
 def test_annotations_are_spelled_as_github_documents() -> None:
     check = _check(artifact="a,b:c", message="100% off\r\nsecond", file="x,y:z.json")
     assert github_annotations([check, _check(status="skipped", set_name=None, message="needs macOS")]) == [
-        "::error file=x%2Cy%3Az.json,title=a%2Cb%3Ac%3A mean drop::a,b:c on Set5: 100%25 off%0D%0Asecond",
-        "::warning title=net%3A mean drop::net: needs macOS",
+        "::error file=x%2Cy%3Az.json,title=a%2Cb%3Ac on Set5%3A mean drop::100%25 off%0D%0Asecond",
+        "::warning title=net%3A mean drop::needs macOS",
         "::notice title=Edge SR gate::0 passed, 1 failed, 1 skipped",
     ]
 

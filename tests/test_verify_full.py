@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from devtools import chromium_page
 
 from apps.cli import main
 from apps.exporting import export_artifacts
+from apps.profiling.browser.chromium import find_chromium
 from apps.verification import full
+from apps.verification.colour_card import ColourLimits
 from apps.verification.full import FullReport, verify_fully
 from apps.verification.full_view import claim_folder, print_full, write_full
 from apps.verification.gate import GateLimits
 from edge_sr.checkpoints import save_checkpoint
-from edge_sr.errors import ConfigError, RunnerError
+from edge_sr.errors import ConfigError, MissingToolError, RunnerError
 from edge_sr.images import write_image
 from edge_sr.networks import create_network
 
@@ -95,6 +101,17 @@ def test_steps_of_the_waterfall_add_up_to_the_gates_drop(report: FullReport) -> 
         assert steps == pytest.approx(verified.drop_db, abs=1e-9)
 
 
+def test_checks_that_passed_say_what_was_found_and_name_no_artifact_twice(report: FullReport) -> None:
+    passed = [check for check in report.checks if check.status == "passed"]
+    assert {"agreement in tflite", "seams", "colour card", "mean drop", "runs"} <= {check.name for check in passed}
+    for check in passed:
+        assert "expected" not in check.message
+    for check in report.checks:
+        assert check.line.count(check.artifact) == 1 or not check.artifact
+    (card,) = {check.message for check in passed if check.name == "colour card"} or {""}
+    assert card.startswith("27 charts within their limits, flats and ramps within ")
+
+
 def test_missing_emulator_is_a_skipped_check_and_no_green_one(report: FullReport) -> None:
     checks = [check for check in report.checks if check.name == "ARM numerics"]
     assert [(check.status, "no emulated" in check.message or "got none" in check.message) for check in checks] == [
@@ -133,13 +150,48 @@ def test_page_and_json_hold_the_gate_and_every_part(
         "edge-sr verify --full",
     ):
         assert word in page
-    assert page.count("data:image/png;base64,") >= 6
+    # Per card 27 charts of four pictures, and a worst tile of five per artifact.
+    assert page.count("data:image/png;base64,") >= len(report.colour_cards) * 27 * 4 + len(report.waterfall.rows) * 5
+    assert re.findall(r"""(?:src|href)=["'](?!data:image/)""", page) == []
     saved = json.loads((tmp_path / "report.json").read_text())
     assert saved["kind"] == "edge-sr/verify-full"
     assert len(saved["checks"]) == len(report.checks)
     claim_folder(tmp_path)  # a report of our own may be replaced
     print_full(report)
     assert report.verify.rows[0].label in capsys.readouterr().out
+
+
+def test_a_failure_stands_once_on_the_page_and_once_on_the_terminal(
+    report: FullReport, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.terminal._FILE_WIDTH", 1000)  # or long lines are broken
+    strict = replace(report.colour_cards[0], limits=ColourLimits(textured_shift_levels=0.0))
+    failing = replace(report, colour_cards=(strict,))
+    broken = [check for check in failing.checks if check.name == "colour card"]
+    assert [check.message for check in broken] == list(strict.failures)
+    assert len(set(strict.failures)) == len(strict.failures) > 0
+    page = html.unescape(write_full(tmp_path, failing, command="c").read_text())
+    print_full(failing)
+    printed = capsys.readouterr().out
+    for check in broken:
+        assert check.status == "failed"
+        assert check.artifact not in check.message
+        assert page.count(f">{check.message}<") == 1
+        assert printed.count(f"  {check.message}") == 1, "a cell of its own"
+
+
+def test_page_never_scrolls_sideways_on_a_phone(report: FullReport, tmp_path: Path) -> None:
+    try:
+        find_chromium()
+    except MissingToolError as error:
+        pytest.skip(f"Chromium is missing: {error}")
+    path = write_full(tmp_path, report, command="edge-sr verify --full " + 10 * "path/of/an/artifact ")
+    with chromium_page() as page:
+        page.emulate(412, 915, dark=False)
+        page.open(path.as_uri())
+        page.wait_for("document.readyState === 'complete' && document.querySelector('.bars') !== null")
+        page.ask("document.querySelectorAll('details').forEach(one => { one.open = true })")
+        assert page.ask("document.documentElement.scrollWidth") <= 412
 
 
 def test_page_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:

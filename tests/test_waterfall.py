@@ -328,9 +328,12 @@ def test_pictures_are_drawn_and_the_table_names_the_culprit(
     row = measure(tmp_path, greys, FixedReferences(floating=5, quantized=8))
     assert row.worst_tile is not None
     assert row.culprit == "conversion"
-    for drawn in (draw_waterfall(row), draw_worst_tiles([row])):
-        assert drawn is not None
-        assert drawn.startswith(b"\x89PNG")
+    drawn = draw_waterfall(row)
+    assert drawn is not None
+    assert [bar.label for bar in drawn.bars[:-1]] == ["float, whole images", "tiling", "quantization", "conversion"]
+    assert drawn.bars[2].text == f"{grey_psnr(8) - grey_psnr(5):+.3f} dB"
+    (panels,) = draw_worst_tiles([row])
+    assert [panel.label.partition(",")[0] for panel in panels] == ["LR", "HR", "float", "TFLite w8a8", "difference x16"]
     print_waterfall(apps.verification.waterfall.WaterfallReport(rows=(row,)))
     printed = capsys.readouterr().out
     assert "conversion" in printed

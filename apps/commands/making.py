@@ -108,6 +108,7 @@ def demo(
     """
     from apps.demo import run_demo
     from apps.formatting import format_licence
+    from apps.next_steps import next_lines
     from apps.tables import print_summary
     from apps.terminal import say
 
@@ -127,10 +128,12 @@ def demo(
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             progress=progress,
         )
-    print_summary(report.summary, threads)
+    print_summary(report, threads)
     for name in report.export.licences:
         say(format_licence(name))
     say(f"report: {report.html} and {report.json}, {report.seconds:.0f} s in all")
+    for line in next_lines(report.artifacts):
+        say(line)
     save("demo", report, json_file)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.export.failures])
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-
-from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS, figure_png
 from apps.formatting import format_db
 from apps.terminal import add_row, new_table, say, show
-from apps.verification.agreement import ALLOWED_LEVELS, Agreement, AgreementMatrix
+from apps.verification.agreement import ALLOWED_LEVELS, AgreementMatrix
+
+# Differences from here on are as warm as can be.
+WARMEST_LEVELS = 4.0
 
 
 def print_agreement(matrix: AgreementMatrix) -> None:
@@ -43,48 +42,26 @@ def print_agreement(matrix: AgreementMatrix) -> None:
         say(f"{name}: no search for the first diverging layer: {reason}")
 
 
-def draw_agreement(matrix: AgreementMatrix) -> bytes | None:
-    """Largest and mean differences of every pair as two heat maps, PNG; None for fewer than two participants."""
+@dataclass(frozen=True, kw_only=True)
+class HeatCell:
+    """How far two participants are apart on any tile, and how warm that is: from 0 (equal) to 1."""
+
+    max_levels: int
+    mean_levels: float
+    warmth: float
+
+
+def draw_agreement(matrix: AgreementMatrix) -> list[tuple[str, list[HeatCell | None]]]:
+    """A row of cells for each participant that ran, None beside itself; nothing for fewer than two participants."""
     names = [participant.name for participant in matrix.participants if participant.reason is None]
     if len(names) < 2:
+        return []
+    return [(name, [_cell(matrix, name, other) for other in names]) for name in names]
+
+
+def _cell(matrix: AgreementMatrix, name: str, other: str) -> HeatCell | None:
+    pair = None if name == other else matrix.pair(name, other)
+    if pair is None:
         return None
-    from matplotlib.figure import Figure
-
-    size = 1.1 + 0.72 * len(names)
-    figure = Figure(figsize=(2 * size + 1.2, size), dpi=160, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _heat(left, matrix, names, "largest difference, levels", lambda pair: pair.max_levels, "{:.0f}", top=4.0)
-    _heat(right, matrix, names, "mean difference, levels", lambda pair: pair.mean_levels, "{:.2g}", top=0.5)
-    return figure_png(figure)
-
-
-def _heat(
-    axes: Any,
-    matrix: AgreementMatrix,
-    names: list[str],
-    title: str,
-    value: Callable[[Agreement], float],
-    text: str,
-    *,
-    top: float,
-) -> None:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    values = np.zeros((len(names), len(names)))
-    for row, first in enumerate(names):
-        for column, second in enumerate(names):
-            pair = matrix.pair(first, second) if row != column else None
-            values[row, column] = 0.0 if pair is None else value(pair)
-    colours = LinearSegmentedColormap.from_list("agreement", ["#ffffff", SCHEME_COLOURS["w8a8"]])
-    # The scale ends at what matters, or at the largest value: two matrices of good agreement look alike and pale.
-    axes.imshow(values, cmap=colours, vmin=0.0, vmax=max(top, float(values.max())))
-    for row in range(len(names)):
-        for column in range(len(names)):
-            shown = "–" if row == column else text.format(values[row, column])
-            axes.text(column, row, shown, ha="center", va="center", color=MUTED if row == column else INK, size=8)
-    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_title(title, color=INK, size=9)
-    axes.tick_params(colors=INK, labelsize=8, length=0)
-    for spine in axes.spines.values():
-        spine.set_color(GRID)
+    warmth = min(pair.max_levels / WARMEST_LEVELS, 1.0)
+    return HeatCell(max_levels=pair.max_levels, mean_levels=pair.mean_levels, warmth=warmth)

@@ -101,11 +101,9 @@ class ColourCard:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """One line for each limit that a chart breaks; empty where the artifact passes."""
+        """One line for each limit that a chart breaks, the chart in front; empty where the artifact passes."""
         return tuple(
-            f"{self.artifact}, {measure.name}: {line}"
-            for measure in self.measures
-            for line in broken_limits(measure, self.limits)
+            f"{measure.name}: {line}" for measure in self.measures for line in broken_limits(measure, self.limits)
         )
 
     def worst(self, name: str, kinds: Sequence[str] = SMOOTH_KINDS) -> tuple[float, str]:

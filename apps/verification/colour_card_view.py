@@ -1,4 +1,4 @@
-"""The colour card for the eye: a table, and one sheet of all charts."""
+"""The colour card for the eye: a table, and a sheet of all charts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from apps.figures import Panel, compose_rows
-from apps.terminal import add_row, new_table, say, show, styled
+from apps.figures import Panel
+from apps.terminal import add_row, new_table, show, styled
 from apps.verification.chart_measures import ChartMeasure
 from apps.verification.colour_card import ChartPictures, ColourCard, broken_limits
 from apps.verification.seam_probe import level_difference
@@ -20,18 +20,15 @@ _HEADS = (
 )
 # A difference of one level must be seen on the sheet; above 16 levels it is as bright as can be.
 _AMPLIFICATION = 16
-_CHARTS_PER_ROW = 3
 
 
 def print_colour_card(card: ColourCard, *, out: Console | None = None) -> None:
-    """One row per chart, then what breaks a limit."""
+    """One row per chart; the gate names the limits that those which fail break."""
     table = new_table(*_HEADS, right=range(1, len(_HEADS) - 1), title=card.artifact)
     for measure in card.measures:
         broken = broken_limits(measure, card.limits)
         add_row(table, *_cells(measure), styled("fails", "red") if broken else "ok")
     show(table, out)
-    for line in card.failures:
-        say(line, out)
 
 
 def _cells(measure: ChartMeasure) -> list[str]:
@@ -54,21 +51,16 @@ def _beside(own: int | None, other: int | None) -> str:
     return "" if own is None else f"{own} ({other})"
 
 
-def colour_sheet(card: ColourCard, *, side: int = 112) -> Image:
-    """All charts on one sheet: each as it went in, from the float network, from the artifact, and their difference.
+def colour_sheet(card: ColourCard, *, side: int = 112) -> tuple[tuple[Panel, ...], ...]:
+    """Per chart four pictures: as it went in, from the float network, from the artifact, and their difference.
 
     Args:
         card: from :func:`apps.verification.colour_card.run_colour_card`.
-        side: pixels per picture.
+        side: pixels per picture at most: its middle, at full size.
     Returns:
-        (H, W, 3) uint8. Differences are amplified 16 times.
+        a row of panels per chart. Differences are amplified 16 times.
     """
-    groups = [_panels(pictures, side) for pictures in card.pictures]
-    rows = [
-        [panel for group in groups[start : start + _CHARTS_PER_ROW] for panel in group]
-        for start in range(0, len(groups), _CHARTS_PER_ROW)
-    ]
-    return compose_rows(rows, side=side)
+    return tuple(_panels(pictures, side) for pictures in card.pictures)
 
 
 def _panels(pictures: ChartPictures, side: int) -> tuple[Panel, ...]:

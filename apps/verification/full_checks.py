@@ -33,18 +33,19 @@ def _agreement_check(matrix: AgreementMatrix, participant: Participant) -> GateC
         return GateCheck(name=title, artifact=name, status="skipped", message=reason)
     off = abs(participant.psnr_y_db - reference.psnr_y_db)
     pair = matrix.pair(reference.name, participant.name)
-    levels = "" if pair is None else f", at most {pair.max_levels} levels apart"
-    message = (
-        f"expected a PSNR within {AGREEMENT_DB:g} dB of the {reference.name} network's on the same tiles, "
-        f"got {off:.4f} dB{levels}"
-    )
-    found = next((entry for entry in matrix.divergences if entry.participant == participant.name), None)
-    if off > AGREEMENT_DB and found is not None:
-        message += f"; {found.sentence()}"
+    levels = "" if pair is None else f", at most {_levels(pair.max_levels)} apart"
+    held = off <= AGREEMENT_DB
+    whose = f"dB of the {reference.name} network's on the same tiles"
+    if held:
+        message = f"PSNR within {off:.4f} {whose}{levels}"
+    else:
+        message = f"expected a PSNR within {AGREEMENT_DB:g} {whose}, got {off:.4f} dB{levels}"
+        found = next((entry for entry in matrix.divergences if entry.participant == participant.name), None)
+        message += "" if found is None else f"; {found.sentence()}"
     return GateCheck(
         name=title,
         artifact=name,
-        status="passed" if off <= AGREEMENT_DB else "failed",
+        status="passed" if held else "failed",
         message=message,
         measured=off,
         limit=AGREEMENT_DB,
@@ -72,7 +73,8 @@ def colour_checks(cards: Iterable[ColourCard]) -> tuple[GateCheck, ...]:
     checks = []
     for card in cards:
         if not card.failures:
-            message = f"{len(card.measures)} charts within their limits"
+            levels, _ = card.worst("max_difference_levels")
+            message = f"{len(card.measures)} charts within their limits, flats and ramps within {_levels(int(levels))}"
             checks.append(GateCheck(name="colour card", artifact=card.artifact, status="passed", message=message))
         checks += [
             GateCheck(name="colour card", artifact=card.artifact, status="failed", message=line)
@@ -88,11 +90,24 @@ def arm_checks(found: Iterable[ArmCheck]) -> tuple[GateCheck, ...]:
             name=f"ARM numerics, {check.cpu}",
             artifact=check.artifact_name,
             status="passed" if check.passed else "failed",
-            message=f"expected results within {check.allowed_levels} levels of this machine's, got {check.max_levels}"
-            + (" (bytes identical)" if check.identical else ""),
+            message=_arm_message(check),
             measured=float(check.max_levels),
             limit=float(check.allowed_levels),
             unit="levels",
         )
         for check in found
     )
+
+
+def _arm_message(check: ArmCheck) -> str:
+    if check.identical:
+        return "the bytes of this machine's results"
+    if check.passed:
+        return f"results within {_levels(check.max_levels)} of this machine's"
+    if check.allowed_levels == 0:
+        return f"expected the bytes of this machine's results, got others, up to {_levels(check.max_levels)} away"
+    return f"expected results within {_levels(check.allowed_levels)} of this machine's, got {check.max_levels}"
+
+
+def _levels(count: int) -> str:
+    return f"{count} level{'' if count == 1 else 's'}"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from apps.destinations import check_folder
-from apps.figures import png_bytes
 from apps.pages import write_page
 from apps.results import envelope, write_json
 from apps.terminal import say
@@ -16,7 +15,7 @@ from apps.verification.colour_card_view import colour_sheet, print_colour_card
 from apps.verification.full import FullReport
 from apps.verification.gate import failures
 from apps.verification.gate_view import print_gate
-from apps.verification.seams_view import print_seams, seam_chart, seam_picture
+from apps.verification.seams_view import print_seams, seam_chart, seam_panels
 from apps.verification.waterfall_view import draw_waterfall, draw_worst_tiles, print_waterfall
 from converters.coreml_evaluator import NOTE as EVALUATOR_NOTE
 from edge_sr.errors import ConfigError
@@ -61,12 +60,11 @@ def write_full(out: Path, report: FullReport, *, command: str) -> Path:
         the page's path.
     """
     facts: dict[str, Any] = {
-        "failures": failures(report.checks),
-        "checks": [
-            *failures(report.checks),
-            *(check for check in report.checks if check.status == "skipped"),
-            *(check for check in report.checks if check.status == "passed"),
-        ],
+        "checks": {
+            "failed": failures(report.checks),
+            "skipped": [check for check in report.checks if check.status == "skipped"],
+            "passed": [check for check in report.checks if check.status == "passed"],
+        },
         "notices": report.verify.notices,
         "waterfall_rows": report.waterfall.rows,
         "waterfalls": [
@@ -76,8 +74,8 @@ def write_full(out: Path, report: FullReport, *, command: str) -> Path:
         ],
         "worst_tiles": draw_worst_tiles(report.waterfall.rows),
         "agreement": [(matrix, draw_agreement(matrix)) for matrix in report.agreement],
-        "seams": [(certificate, seam_chart(certificate), seam_picture(certificate)) for certificate in report.seams],
-        "colour_cards": [(card, png_bytes(colour_sheet(card))) for card in report.colour_cards],
+        "seams": [(certificate, seam_chart(certificate), seam_panels(certificate)) for certificate in report.seams],
+        "colour_cards": [(card, colour_sheet(card)) for card in report.colour_cards],
         "arm": report.arm,
         "seconds": report.seconds,
         "evaluator_note": EVALUATOR_NOTE,

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from apps.formatting import format_drop
 from apps.results import plain
 from apps.verification.rows import VerifyRow
 from edge_sr.errors import ConfigError, GateError
@@ -64,7 +65,8 @@ class GateCheck:
         artifact: whose promise it is; empty for one about all of them.
         set_name: on which images; None where it is not about a set.
         status: ``passed``, ``failed``, or ``skipped`` where it could not be looked at here.
-        message: one line; for a failure: expected, got; for a skipped check: why.
+        message: one line that does not name the subject again; for a failure: expected, got; for a passed check: what
+            was found; for a skipped one: why.
         measured, limit: the two numbers, in ``unit``, where the promise has them.
         unit: of both, such as "dB" or "levels".
         seconds: how long the check took, where that is known.
@@ -167,10 +169,10 @@ def _row_checks(row: VerifyRow, name: str, limits: GateLimits) -> list[GateCheck
         message = f"expected a score, got none: {row.reason}" if row.failed else row.reason or "cannot run here"
         return [GateCheck(name="runs", artifact=name, set_name=row.set_name, status=status, message=message)]
     psnr = row.artifact.psnr_y_db
-    ran = f"ran, PSNR {psnr:.2f} dB, drop {row.drop_db:+.3f} dB"
+    ran = f"ran, PSNR {psnr:.2f} dB, drop {format_drop(row.drop_db)} dB"
     checks = [GateCheck(name="runs", artifact=name, set_name=row.set_name, status="passed", message=ran)]
     if limits.max_drop_db is not None:
-        split = f"tiling {row.tiling_drop_db:+.3f}, quantization {row.quantization_drop_db:+.3f}"
+        split = f"tiling {format_drop(row.tiling_drop_db)}, quantization {format_drop(row.quantization_drop_db)}"
         drop = math.nan if row.drop_db is None else row.drop_db
         checks.append(_at_most("mean drop", row, name, drop, limits.max_drop_db, "a drop", f"({split})"))
     if limits.max_image_drop_db is not None:
@@ -178,16 +180,19 @@ def _row_checks(row: VerifyRow, name: str, limits: GateLimits) -> list[GateCheck
         what = "a drop on every image"
         checks.append(_at_most("worst image", row, name, drop, limits.max_image_drop_db, what, f"on {image}"))
     if limits.min_psnr_y_db is not None:
-        message = f"expected a mean PSNR of at least {limits.min_psnr_y_db:g} dB, got {psnr:.3f} dB"
+        least = f"at least {limits.min_psnr_y_db:g} dB"
         held = psnr >= limits.min_psnr_y_db
+        got = f"{psnr:.3f} dB"
+        message = f"a mean PSNR of {got}, {least} asked" if held else f"expected a mean PSNR of {least}, got {got}"
         checks.append(_limit_check("mean PSNR", row, name, held, message, psnr, limits.min_psnr_y_db))
     return checks
 
 
 def _at_most(name: str, row: VerifyRow, artifact: str, drop: float, limit: float, what: str, detail: str) -> GateCheck:
-    message = f"expected {what} of at most {limit:g} dB, got {drop:.3f} dB {detail}"
-    # "<=" is False for NaN, so NaN fails.
-    return _limit_check(name, row, artifact, drop <= limit, message, drop, limit)
+    held = drop <= limit  # False for NaN, so NaN fails
+    got = f"{drop:.3f} dB {detail}"
+    message = f"a drop of {got}, within {limit:g} dB" if held else f"expected {what} of at most {limit:g} dB, got {got}"
+    return _limit_check(name, row, artifact, held, message, drop, limit)
 
 
 def _limit_check(

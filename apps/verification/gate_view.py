@@ -31,7 +31,8 @@ def print_gate(checks: Sequence[GateCheck]) -> None:
         "gate", "artifact", "set", "check", "measured", "limit", "why", right=(4, 5), names=(1,), prose=(6,)
     )
     for check in _ordered(checks):
-        note = "" if check.status == "passed" else check.message
+        # Of a passed check with two numbers, these say all.
+        note = "" if check.margin is not None else check.message
         cells = [check.artifact, check.set_name or "", check.name, *_numbers(check), note]
         add_row(table, styled(check.status, _STYLES[check.status]), *map(one_line, cells))
     show(table)
@@ -108,7 +109,7 @@ def _add_case(suite: ET.Element, check: GateCheck, name: str) -> None:
         case.set("file", _xml(check.file))
     if check.status == "failed":
         failure = ET.SubElement(case, "failure", {"message": _xml(check.message), "type": "gate"})
-        failure.text = _xml(check.line)
+        failure.text = _xml(check.message)
     elif check.status == "skipped":
         ET.SubElement(case, "skipped", {"message": _xml(check.message)}).text = _xml(check.message)
     else:
@@ -142,9 +143,9 @@ def _shown(kind: str, lines: list[str]) -> list[str]:
 
 
 def _annotation(kind: str, check: GateCheck) -> str:
-    title = ": ".join(part for part in (check.artifact, check.name) if part)
+    title = ": ".join(part for part in (check.subject, check.name) if part)
     file = "" if check.file is None else f"file={_property(check.file)},"
-    return f"::{kind} {file}title={_property(title)}::{_data(check.line)}"
+    return f"::{kind} {file}title={_property(title)}::{_data(check.message)}"
 
 
 def _data(text: str) -> str:

@@ -161,12 +161,12 @@ class SeamCertificate:
         lines = []
         if self.reference_exact and self.disagreement_levels > INVISIBLE_LEVELS:
             lines.append(
-                f"{self.artifact}: expected tiles of exact overlap to agree within {INVISIBLE_LEVELS} level, "
+                f"expected tiles of exact overlap to agree within {INVISIBLE_LEVELS} level, "
                 f"got {self.disagreement_levels} levels through a shifted grid; its runtime depends on the position"
             )
         if not own.invisible and certified is not None:
             lines.append(
-                f"{self.artifact}: expected at most {INVISIBLE_LEVELS} level along seams at overlap {self.overlap}, "
+                f"expected at most {INVISIBLE_LEVELS} level along seams at overlap {self.overlap}, "
                 f"got {own.seam_max_levels} on {own.worst.picture}; export with --overlap {certified}"
             )
         return tuple(lines)

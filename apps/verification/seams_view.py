@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
-from apps.figures import GRID, INK, MUTED, SCHEME_COLOURS, Panel, compose_row, figure_png
+from apps.bars import Bar, BarChart
+from apps.figures import Panel
 from apps.terminal import add_row, new_table, say, show
-from apps.verification.seam_certificate import SeamCertificate
+from apps.verification.seam_certificate import SeamCertificate, SeamRow
 from apps.verification.seam_probe import INVISIBLE_LEVELS, level_difference
-
-Image = NDArray[np.uint8]
 
 _HEADS = (
     *("overlap", "work", "along seams: max", "along seams: photos", "along seams: mean"),
     *("elsewhere: max", "elsewhere: mean", "layers beyond", "this is"),
 )
-_LINES = (
-    ("along seams, largest", "seam_max_levels", SCHEME_COLOURS["w8a8"], "-"),
-    ("on photos alone", "photo_max_levels", SCHEME_COLOURS["fp16"], "-"),
-    ("along seams, mean", "seam_mean_levels", SCHEME_COLOURS["fp32"], "--"),
-)
+# Where the axis has marks, in levels; it is logarithmic and holds zero.
+_MARKS = (0, 1, 3, 10, 30, 100, 255)
 
 
 def print_seams(certificate: SeamCertificate, *, out: Console | None = None) -> None:
     """One row per overlap, then what is certain."""
     table = new_table(*_HEADS, right=range(len(_HEADS) - 1), prose=(len(_HEADS) - 1,), title=certificate.artifact)
     for row in certificate.rows:
-        marks = []
-        if row.overlap == certificate.certified_overlap:
-            marks.append("smallest without a visible seam")
-        if row.overlap == certificate.overlap:
-            marks.append("the artifact's")
-        if row.overlap == certificate.reach.exact_overlap:
-            marks.append("exact")
         add_row(
             table,
             str(row.overlap),
@@ -47,11 +35,20 @@ def print_seams(certificate: SeamCertificate, *, out: Console | None = None) -> 
             str(row.elsewhere_max_levels),
             f"{row.elsewhere_mean_levels:.4f}",
             str(len(certificate.reach.beyond(row.overlap))),
-            ", ".join(marks),
+            ", ".join(_remarks(certificate, row)),
         )
     show(table, out)
     for line in _statements(certificate):
         say(line, out)
+
+
+def _remarks(certificate: SeamCertificate, row: SeamRow) -> list[str]:
+    remarks = {
+        "smallest without a visible seam": certificate.certified_overlap,
+        "the artifact's": certificate.overlap,
+        "exact": certificate.reach.exact_overlap,
+    }
+    return [remark for remark, overlap in remarks.items() if overlap == row.overlap]
 
 
 def _statements(certificate: SeamCertificate) -> list[str]:
@@ -73,58 +70,45 @@ def _statements(certificate: SeamCertificate) -> list[str]:
     return lines
 
 
-def print_seam_failures(certificate: SeamCertificate) -> None:
-    """The failures, one line each."""
-    for line in certificate.failures:
-        say(line)
+def seam_chart(certificate: SeamCertificate) -> BarChart:
+    """Largest difference along seams, one bar per overlap; green where nobody can see it."""
+    bars = []
+    for row in certificate.rows:
+        levels = f"{row.seam_max_levels} level{'' if row.seam_max_levels == 1 else 's'}"
+        bars.append(
+            Bar(
+                label=", ".join([f"{row.overlap}, work x{row.cost_factor:.2f}", *_remarks(certificate, row)]),
+                text=f"{levels}, photos {row.photo_max_levels}",
+                start=0.0,
+                end=_share(row.seam_max_levels),
+                kind="gain" if row.seam_max_levels <= INVISIBLE_LEVELS else "loss",
+            )
+        )
+    return BarChart(
+        title=f"Largest difference along the seams of {certificate.artifact} by overlap",
+        bars=tuple(bars),
+        ticks=tuple((_share(levels), str(levels)) for levels in _MARKS),
+        axis="overlap in LR pixels; largest difference along seams in levels of 255, on a logarithmic axis",
+    )
 
 
-def seam_chart(certificate: SeamCertificate) -> bytes:
-    """Differences along seams by overlap, as a PNG; the axis is logarithmic above one level and holds zero."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.4), dpi=160, layout="constrained")
-    axes: Any = figure.subplots()
-    overlaps = [row.overlap for row in certificate.rows]
-    for label, name, colour, style in _LINES:
-        values = [getattr(row, name) for row in certificate.rows]
-        axes.plot(overlaps, values, style, color=colour, marker="o", ms=3.5, lw=1.6, label=label)
-    axes.axhline(INVISIBLE_LEVELS, color=MUTED, lw=0.8, ls=":")
-    axes.axvline(certificate.overlap, color=INK, lw=0.8, ls=":")
-    axes.set_yscale("symlog", linthresh=1, linscale=0.6)
-    ticks = [0, 1, 3, 10, 30, 100, 255]
-    axes.set_yticks(ticks, [str(tick) for tick in ticks])
-    axes.set_ylim(-0.08, 300)
-    axes.minorticks_off()
-    axes.set_xticks(overlaps, [f"{row.overlap}\nx{row.cost_factor:.2f}" for row in certificate.rows])
-    axes.set_xlabel("overlap in LR pixels, and the work it takes", color=MUTED, size=8.5)
-    axes.set_ylabel("difference, levels of 255", color=MUTED, size=8.5)
-    axes.text(certificate.overlap, 200, " the artifact's", color=INK, size=8)
-    axes.grid(axis="y", color=GRID)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=8, length=0)
-    for spine in ("top", "right", "left"):
-        axes.spines[spine].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
-    return figure_png(figure)
+def _share(levels: float) -> float:
+    return math.log1p(levels) / math.log1p(_MARKS[-1])
 
 
-def seam_picture(certificate: SeamCertificate, *, side: int = 256) -> Image | None:
-    """The worst seam: tiled, the reference, and their difference amplified; None where no seam shows."""
+def seam_panels(certificate: SeamCertificate) -> tuple[Panel, ...]:
+    """The worst seam: tiled, the reference, and their difference amplified; none where no seam shows."""
     worst = certificate.worst
     if worst is None:
-        return None
+        return ()
     difference = level_difference(worst.tiled, worst.reference)
     factor = max(255 // max(worst.max_levels, 1), 1)
-    return compose_row(
-        (
-            Panel(label=f"tiled, overlap {worst.overlap}", note=worst.picture, image=worst.tiled),
-            Panel(label="reference", note=f"overlap {certificate.reference_overlap}", image=worst.reference),
-            Panel(
-                label=f"difference x{factor}",
-                note=f"at most {worst.max_levels} levels",
-                image=difference * np.uint8(factor),
-            ),
+    return (
+        Panel(label=f"tiled, overlap {worst.overlap}", note=worst.picture, image=worst.tiled),
+        Panel(label="reference", note=f"overlap {certificate.reference_overlap}", image=worst.reference),
+        Panel(
+            label=f"difference x{factor}",
+            note=f"at most {worst.max_levels} levels",
+            image=difference * np.uint8(factor),
         ),
-        side=side,
     )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.figures import Panel, compose_rows, crop_panels, most_different_window, png_bytes, waterfall_chart
+from apps.bars import BarChart, waterfall_chart
+from apps.figures import Panel, crop_panels, most_different_window
 from apps.formatting import format_db, format_drop
 from apps.terminal import add_row, new_table, say, show
 from apps.verification.waterfall import WaterfallReport, WaterfallRow
@@ -52,8 +53,8 @@ def _cells(row: WaterfallRow) -> list[str]:
     ]
 
 
-def draw_waterfall(row: WaterfallRow) -> bytes | None:
-    """The row's steps as a chart, PNG; None where a score is missing."""
+def draw_waterfall(row: WaterfallRow) -> BarChart | None:
+    """The row's steps as a chart; None where a score is missing."""
     tiling, conversion = row.tiling_drop_db, row.conversion_drop_db
     if row.float_whole is None or tiling is None or conversion is None:
         return None
@@ -62,22 +63,22 @@ def draw_waterfall(row: WaterfallRow) -> bytes | None:
         steps.append(("quantization", row.quantization_drop_db))
     steps.append(("conversion", conversion))
     return waterfall_chart(
-        steps, start_label="float,\nwhole images", start_db=row.float_whole.psnr_y_db, end_label=row.target
+        steps,
+        title=f"PSNR from the float network to {row.label} on {row.set_name}",
+        start_label="float, whole images",
+        start_db=row.float_whole.psnr_y_db,
+        end_label=row.target,
     )
 
 
-def draw_worst_tiles(rows: Sequence[WaterfallRow], *, side: int = 256, window: int = WINDOW) -> bytes | None:
-    """One line of pictures per row: LR (enlarged by whole pixels), HR, float, artifact, amplified difference; PNG.
+def draw_worst_tiles(rows: Sequence[WaterfallRow], *, window: int = WINDOW) -> list[tuple[Panel, ...]]:
+    """One line of pictures per row: LR, HR, float, artifact, amplified difference.
 
     Args:
         rows: those without a worst tile are left out.
-        side: of each picture, in pixels.
         window: HR pixels per side that are shown: where float and artifact differ most within the tile.
-    Returns:
-        None where no row has one.
     """
-    lines = [_panels(row.worst_tile, row, window) for row in rows if row.worst_tile is not None]
-    return png_bytes(compose_rows(lines, side=side)) if lines else None
+    return [_panels(row.worst_tile, row, window) for row in rows if row.worst_tile is not None]
 
 
 def amplified_difference(first: Image, second: Image, factor: int = AMPLIFICATION) -> Image:
