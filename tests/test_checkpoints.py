@@ -247,7 +247,7 @@ def test_bundled_checkpoints_are_found_by_name(tmp_path: Path, monkeypatch: pyte
         (tmp_path / name).touch()
     assert bundled_checkpoint("idsa_net", 4) == tmp_path / "idsa_net_x4_fp32.safetensors"
     assert bundled_checkpoint("idsa_net", 4, "w8a8") == tmp_path / "idsa_net_x4_w8a8.safetensors"
-    missing = "checkpoint idsa_net_x2_fp32, got none (bundled: idsa_net_x4_fp32, idsa_net_x4_w8a8); train one with "
+    missing = "checkpoint idsa_net_x2_fp32, got none (bundled: idsa_net_x4_fp32, idsa_net_x4_w8a8); train one (edge-sr"
     with pytest.raises(CheckpointError, match=re.escape(missing)) as caught:
         bundled_checkpoint("idsa_net", 2)
     assert "edge-sr train --config SETTINGS.toml, with scale = 2 in it" in str(caught.value)

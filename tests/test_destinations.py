@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from full_disk import full_disk
 
-import apps.commands.options
+import apps.results
 from apps.cli import main
 from apps.destinations import check_destination, check_folder, is_stdout, write_bytes
 from edge_sr.errors import ConfigError
@@ -160,7 +160,7 @@ def test_a_result_that_cannot_be_written_in_the_end_has_been_shown(
     def full(path: Path, content: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(apps.commands.options, "write_json", full)
+    monkeypatch.setattr(apps.results, "write_json", full)
     assert main(["models", "--json", str(tmp_path / "x.json")]) == 2
     out, err = capsys.readouterr()
     assert "idsa_net_mobile" in out

@@ -410,7 +410,7 @@ def test_names_made_here_stand_beside_the_photo_or_in_the_folder(tmp_path: Path)
     assert job.output == tmp_path / "new" / "a_x2.jpg"
     with pytest.raises(ConfigError, match="folder for the results"):
         list_jobs([tmp_path / "a.jpg", tmp_path], tmp_path / "one.png", scale=4)
-    with pytest.raises(ConfigError, match="as format, got 'bmp'"):
+    with pytest.raises(ConfigError, match=r"format must be one of png.*, got 'bmp'"):
         list_jobs([tmp_path / "a.jpg"], None, scale=4, suffix=".bmp")
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").touch()
