@@ -158,7 +158,7 @@ class DoctorPrinter:
 
 def print_models(report: ModelsReport) -> None:
     """Networks by scale, what is bundled of each and under which licence; then what networks and schemes are."""
-    table = new_table("network", "", "params", "bundled", "float", "int8", "licence", right=(2, 4, 5))
+    table = new_table("network", "scale", "params", "bundled", "float", "int8", "licence", right=(2, 4, 5))
     for model in report.models:
         for scale, count in model.deployed_parameters.items():
             own = [weights for weights in model.bundled if weights.scale == scale]
@@ -188,4 +188,8 @@ def print_models(report: ModelsReport) -> None:
 
 
 def _score(bundled: Sequence[BundledWeights], *, quantized: bool) -> float | None:
+    # Quantization scored the float network as it is deployed, which training's own score may be thousandths away from.
+    deployed = (own.metadata.get("float_psnr_y_db") for own in bundled if own.scheme not in _FLOAT_SCHEMES)
+    if not quantized and isinstance(found := next(deployed, None), float):
+        return found
     return next((own.psnr_y_db for own in bundled if (own.scheme not in _FLOAT_SCHEMES) is quantized), None)

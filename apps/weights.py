@@ -84,6 +84,8 @@ def resolve_weights(
     if scale not in SCALES:
         raise ConfigError(f"scale must be one of {', '.join(map(str, SCALES))}, got {scale}")
     quantized = get_scheme(scheme).quantized
+    if calibration is not None and not calibration.is_dir():
+        raise ConfigError(f"expected a folder of photos for calibration, got {calibration}; check the path")
     path = checkpoint if checkpoint is not None else _bundled(model, scale, scheme, quantized=quantized)
     stored = load_tensors(path, expect_model=model)
     if int(stored.config.get("scale", 0)) != scale:

@@ -64,7 +64,7 @@ def test_models_fit_80_columns_with_scores_and_licences(tmp_path: Path, capsys: 
         if not own:
             assert rest == ["none", "–", "–", "–"]
             continue
-        scores = (own["fp32"]["metadata"]["held_out_psnr_y_db"], own["w8a8"]["metadata"]["psnr_y_db"])
+        scores = (own["w8a8"]["metadata"]["float_psnr_y_db"], own["w8a8"]["metadata"]["psnr_y_db"])
         assert rest[:4] == ["fp32", "w8a8", *(f"{score:.2f}" for score in scores)]
         assert " ".join(rest[4:]) == own["fp32"]["metadata"]["weights_license"]
 

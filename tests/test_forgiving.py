@@ -212,3 +212,23 @@ def test_every_command_of_artifacts_takes_paths_near_them(
     assert main([command, *near, *rest]) == 2
     # What is wrong with artifact.json is said only by who took the folder for the artifact.
     assert f"{folder.name}/artifact.json: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("profile ARTIFACT --backend gpu", "--backend goes with --device adb or browser, got --device host"),
+        ("profile ARTIFACT --device adb --lan", "--lan goes with --device browser, got --device adb"),
+        ("profile ARTIFACT --device browser --no-pin", "--pin goes with --device adb, got --device browser"),
+        ("upscale photo.png --artifact ARTIFACT --scale 2", "an artifact has its own network and scale"),
+        ("upscale photo.png --artifact ARTIFACT --model idsa_net", "an artifact has its own network and scale"),
+        ("export --out OUT --calibration absent", "expected a folder of photos for calibration, got absent"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    line: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = line.replace("ARTIFACT", str(fake_artifact(tmp_path))).replace("OUT", str(tmp_path / "out"))
+    assert main(words.split()) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ import typer
 from apps.commands.history import HistoryFile, NoHistory, open_history
 from apps.commands.making import fail_on
 from apps.commands.options import MOST_THREADS, Artifacts, Json, choice, save, working
+from edge_sr.errors import ConfigError
 
 if TYPE_CHECKING:
     from apps.history.collect import ProfiledReport
@@ -24,7 +25,18 @@ DEVICES = ("host", "adb", "apple", "browser")
 _ADB, _APPLE, _BROWSER = "With --device adb", "With --device apple", "With --device browser"
 
 
+# What only some devices know; given beside another one it would be left out without a word.
+_ONLY_WITH = {
+    "serial": ("adb", "apple"),
+    "backend": ("adb", "browser"),
+    **dict.fromkeys(("benchmark_model", "executor_runner", "pin", "cool_down", "cool_below"), ("adb",)),
+    **dict.fromkeys(("place", "compute_unit", "team"), ("apple",)),
+    **dict.fromkeys(("lan", "https", "port", "open_page", "headless", "fetch"), ("browser",)),
+}
+
+
 def profile(
+    context: typer.Context,
     artifacts: Artifacts,
     device: Annotated[
         str,
@@ -135,6 +147,7 @@ def profile(
     --max-seconds are over; "~" marks a median that stayed less certain. "!" marks an IQR above 10% of the median: the
     machine was busy.
     """
+    _refuse_options_of_others(context, device)
     keep = _keeper(history_file, no_history)
     match device:
         case "host":
@@ -170,6 +183,16 @@ def profile(
                 max_seconds=max_seconds,
             )
             _browser(artifacts, wanted, keep, json_file)
+
+
+def _refuse_options_of_others(context: typer.Context, device: str) -> None:
+    given = {name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+    for parameter in context.command.params:
+        devices = _ONLY_WITH.get(parameter.name or "", (device,))
+        if parameter.name in given and device not in devices:
+            raise ConfigError(
+                f"{parameter.opts[0]} goes with --device {' or '.join(devices)}, got --device {device}; leave one out"
+            )
 
 
 def _host(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # More than any phone or desktop has; a runtime would start as many as it is told to.
 MOST_THREADS = 256
 
-Scale = Annotated[int, typer.Option("--scale", help="Upscaling factor: 2, 3 or 4.")]
+Scale = Annotated[int, typer.Option("--scale", help="Upscaling factor: 2, 3 or 4. Weights are bundled for 4.")]
 Checkpoint = Annotated[
     Path | None, typer.Option("--checkpoint", help="Checkpoint file in place of the bundled one.", show_default=False)
 ]

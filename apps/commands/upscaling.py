@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apps.commands.options import MOST_THREADS, Checkpoint, Json, Model, Overwrite, Scale, choice, save, working
+from apps.commands.options import MOST_THREADS, Checkpoint, Json, Overwrite, choice, save, working
 from apps.streams import complain
 from edge_sr.errors import ConfigError
+
+# No defaults of the options: an artifact brings its own, and what was typed beside one has to be refused.
+_MODEL, _SCALE = "idsa_net_mobile", 4
 
 if TYPE_CHECKING:
     from apps.upscaling.batch import Forecast
@@ -25,6 +28,7 @@ def upscale(
         typer.Option(
             "-o",
             "--output",
+            "--out",
             help="File for one photo (.png, .tif, .jpg, .webp), or a folder. Default: photo_x4.png beside each photo.",
             show_default=False,
         ),
@@ -37,8 +41,13 @@ def upscale(
             show_default=False,
         ),
     ] = None,
-    model: Model = "idsa_net_mobile",
-    scale: Scale = 4,
+    model: Annotated[
+        str | None,
+        choice("--model", known="edge_sr.networks:MODELS", help=f"Network; see edge-sr models. Default: {_MODEL}."),
+    ] = None,
+    scale: Annotated[
+        int | None, typer.Option("--scale", help=f"Upscaling factor: 2, 3 or 4. Default: {_SCALE}.")
+    ] = None,
     checkpoint: Checkpoint = None,
     image_format: Annotated[
         str | None,
@@ -97,7 +106,15 @@ def upscale(
         background=_colour(background),
         max_megapixels=max_megapixels,
     )
-    choice = UpscalerChoice(artifact=artifact, model=model, scale=scale, checkpoint=checkpoint, threads=threads)
+    if artifact is not None and (model is not None or scale is not None):
+        raise ConfigError("an artifact has its own network and scale, got --model or --scale beside it; leave them out")
+    chosen = UpscalerChoice(
+        artifact=artifact,
+        model=_MODEL if model is None else model,
+        scale=_SCALE if scale is None else scale,
+        checkpoint=checkpoint,
+        threads=threads,
+    )
 
     def announce(forecast: Forecast) -> None:
         say(_announced(forecast))
@@ -108,7 +125,7 @@ def upscale(
         report = upscale_photos(
             photos,
             output,
-            choice=choice,
+            choice=chosen,
             options=options,
             suffix=None if image_format is None else f".{image_format.lower().lstrip('.')}",
             skip_existing=skip_existing,

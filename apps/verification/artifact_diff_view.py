@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from apps.verification.layer_diff import ScaleChange
 _MOST_LAYERS = 6
 _LONGEST_CELL = 120
 _NONE = "–"
+# Longer cells are broken, so that before and after stand side by side in a narrow terminal.
+_BROKEN_FROM = 24
 
 
 def print_diff(diff: ArtifactDiff) -> None:
@@ -25,7 +28,7 @@ def print_diff(diff: ArtifactDiff) -> None:
         say(f"after: {diff.after.name}")
         table = new_table("what", "before", "after", names=(0,))
         for name, before, after in rows:
-            add_row(table, name, before, after)
+            add_row(table, name, _lines(before), _lines(after))
         show(table)
     if diff.graph is not None:
         _print_graph(diff.graph)
@@ -164,3 +167,7 @@ def _text(value: Any) -> str:
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return f"{text[:12]}…"
     return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…"
+
+
+def _lines(cell: str) -> tuple[str, ...]:
+    return tuple(textwrap.wrap(cell, _BROKEN_FROM, break_long_words=False, break_on_hyphens=False)) or (cell,)

@@ -221,7 +221,7 @@ def check_megapixels(path: Path, height: int, width: int, most: float) -> None:
     megapixels = width * height / 1e6
     if megapixels > most:
         raise ImageError(
-            f"expected at most {most:g} megapixels, got {path} of {width}x{height} ({megapixels:.0f} "
+            f"expected at most {most:g} megapixels, got {path} of {width}x{height} ({megapixels:.3g} "
             f"megapixels); cut it into parts, or allow more (upscale: --max-megapixels {math.ceil(megapixels)})"
         )
 
