@@ -52,10 +52,10 @@ def print_export(report: ExportReport) -> None:
 
 
 def print_verify(report: VerifyReport) -> None:
-    """PSNR and SSIM per artifact and set, the worst image, and the drop split in two."""
+    """PSNR and SSIM per artifact and set, the image of the lowest PSNR, and the drop split in two."""
     table = new_table(
         *("artifact", "set", "images", "float, whole", "float, tiled", "PSNR-Y", "SSIM", "drop", "= tiling"),
-        *("+ quant.", "worst image"),
+        *("+ quant.", "lowest image"),
         right=range(3, 10),
         names=(0,),
         prose=(10,),

@@ -34,6 +34,9 @@ class _Runs(SampleStatistics):
 
 def print_history(measurements: Sequence[Measurement]) -> None:
     """One line per measurement, oldest first: what, where, and the figure with its confidence interval."""
+    if not measurements:
+        say("no measurement matches; edge-sr history without options shows all there are")
+        return
     heads = ("when (UTC)", "artifact", "result", "95% interval", "threads", "device", "runtime", "hash")
     table = new_table(*heads, right=(2, 3, 4), names=(1,))
     for measurement in measurements:
