@@ -22,6 +22,7 @@ from apps.bars import LEAST_SPAN_DB
 from apps.demo import pictures_of
 from apps.next_steps import model_files, next_lines, next_steps
 from apps.report import mean_psnr, summarize
+from apps.terminal import say, show
 from apps.verification.accuracy import VerifyReport
 from apps.verification.gate import GateLimits
 from apps.verification.rows import VerifyRow
@@ -41,8 +42,8 @@ def test_table_has_bicubic_and_every_number_whole_within_80_columns(
     made: DemoPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrow = Console(width=80, file=io.StringIO())
-    monkeypatch.setattr(apps.tables, "show", lambda table: narrow.print(table))
-    monkeypatch.setattr(apps.tables, "say", lambda text: narrow.print(text))
+    monkeypatch.setattr(apps.tables, "show", lambda table: show(table, narrow))
+    monkeypatch.setattr(apps.tables, "say", lambda text: say(text, narrow))
     summary = summarize(made.export, made.verify, made.profile)
     report = SimpleNamespace(summary=summary, bicubic_psnr_y_db=mean_psnr(made.bicubic))
     apps.tables.print_summary(report, (1, 2))  # type: ignore[arg-type]

@@ -44,5 +44,5 @@ def test_every_command_that_takes_a_size_says_width_first(command: str, capsys: 
 
 
 def test_a_tile_that_is_not_square_is_said_again_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["export", "--model", "none", "--tile", "128x64", "--out", str(tmp_path)]) == 2
+    assert cli.main(["export", "--checkpoint", "none", "--tile", "128x64", "--out", str(tmp_path)]) == 2
     assert "tile: 128 wide, 64 high" in capsys.readouterr().err

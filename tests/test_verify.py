@@ -11,7 +11,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import apps.commands.options
 import apps.verification.accuracy
 from apps.cli import main
 from apps.history.store import read
@@ -295,7 +294,7 @@ def test_result_is_shown_and_kept_before_a_file_that_cannot_be_written(
     def full(path: Path, content: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(apps.commands.options, "write_json", full)
+    monkeypatch.setattr("apps.results.write_json", full)
     _use_runner(monkeypatch, DarkerRunner(checkpoint, levels=0))
     words = ["verify", str(_artifact(tmp_path, checkpoint)), "--data", str(photos), "--checkpoint", str(checkpoint)]
     history = tmp_path / "history.sqlite3"

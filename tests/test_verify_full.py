@@ -164,7 +164,7 @@ def test_page_and_json_hold_the_gate_and_every_part(
 def test_a_failure_stands_once_on_the_page_and_once_on_the_terminal(
     report: FullReport, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apps.terminal._FILE_WIDTH", 1000)  # or long lines are broken
+    monkeypatch.setenv("COLUMNS", "1000")  # or long lines are broken
     strict = replace(report.colour_cards[0], limits=ColourLimits(textured_shift_levels=0.0))
     failing = replace(report, colour_cards=(strict,))
     broken = [check for check in failing.checks if check.name == "colour card"]
