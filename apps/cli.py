@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -62,110 +62,82 @@ def _root(
         raise typer.Exit(2)
 
 
-app.command(
-    cls=HelpPage,
-    epilog=examples(
-        "edge-sr export --out out/artifacts",
-        "edge-sr export --scheme fp32 --scheme w8a8 --target tflite --tile 128x128 --out out/artifacts",
-        "edge-sr export --checkpoint runs/mine.safetensors --scheme w8a8 --calibration photos --out out/mine",
-    ),
-)(making.export)
-app.command(
-    cls=HelpPage,
-    epilog=examples(
-        f"edge-sr verify {_ARTIFACT}",
-        "edge-sr verify out/artifacts/* --data benchmarks --set Set5 --set Set14 --max-drop 0.05",
-        "edge-sr verify out/artifacts/* --full --set Set5 --data benchmarks --out out/verify",
-        "edge-sr verify out/artifacts/* --max-drop 0.05 --junit verify.xml --annotations github",
-        "edge-sr verify out/mine/* --checkpoint runs/mine.safetensors --json verify.json",
-    ),
-)(verifying.verify)
-app.command(
-    cls=HelpPage,
-    epilog=examples(
-        f"edge-sr profile {_ARTIFACT}",
-        "edge-sr profile out/artifacts/*tflite* --device host --threads 1 --threads 2 --json latency.json",
-    ),
-)(measuring.profile)
-app.command(
-    cls=HelpPage,
-    epilog=examples(
-        f"edge-sr layers {_ARTIFACT}", f"edge-sr layers {_ARTIFACT} --figure layers.png --json layers.json"
-    ),
-)(costs.layers)
-app.command(
-    cls=HelpPage,
-    epilog=examples(f"edge-sr roofline {_ARTIFACT}", "edge-sr roofline out/artifacts/*tflite* --threads 1 --threads 2"),
-)(costs.roofline)
-app.command(
-    cls=HelpPage,
-    epilog=examples(
-        "edge-sr plan out/artifacts/*w8a8_tflite* --image 1000x750 --ram 512MB",
-        "edge-sr plan out/artifacts/* --image 1000x750 --threads 1 --threads 2 --json plan.json",
-    ),
-)(planning.plan)
-app.command(
-    cls=HelpPage,
-    epilog=examples(
-        "edge-sr upscale photo.jpg",
-        f"edge-sr upscale photo.heic scans -o large --format jpg --artifact {_ARTIFACT}",
-        "edge-sr upscale moving.gif -o large.webp --frames",
-    ),
-)(upscaling.upscale)
-app.command(cls=HelpPage, epilog=examples("edge-sr demo", "edge-sr demo --out out/demo --target tflite"))(making.demo)
-app.command(
-    cls=HelpPage,
-    epilog=examples(
-        "edge-sr train --preset trial --out runs/trial",
-        "edge-sr train --model idsa_net_mobile --data photos --minutes 30 --out runs/mobile_x4",
-        "edge-sr train --config mine.toml --data photos --init runs/x4/network.safetensors --out runs/mobile_x3",
-        "edge-sr train --data photos --cooldown 2000 --out runs/endless",
-        "torchrun --nproc-per-node 2 -m apps.cli train --data photos --out runs/mobile_x4",
-    ),
-)(training.train)
-app.command(
-    cls=HelpPage,
-    epilog=examples(
-        "edge-sr qat --checkpoint runs/mobile_x4/network.safetensors --data photos --out runs/w8a8.safetensors",
-        "edge-sr qat --checkpoint FLOAT --data photos --steps 1000 --scale-lr 2e-5 --out QUANTIZED",
-    ),
-)(training.qat)
-app.command(
-    cls=HelpPage,
-    epilog=examples(
-        "edge-sr sensitivity --out out/sensitivity",
-        "edge-sr sensitivity --checkpoint runs/mine.safetensors --data photos --variants --json sensitivity.json",
-        "edge-sr sensitivity --model idsa_net --checkpoint NETWORK --no-search --latency --tile 64x64",
-    ),
-)(sensitivity.sensitivity)
-app.command(
-    cls=HelpPage,
-    epilog=examples(
-        f"edge-sr lint {_ARTIFACT}",
-        "edge-sr lint out/artifacts/* --for xnnpack --for ane --fail-on error --figure lint.png",
-    ),
-)(linting.lint)
-app.command(
-    cls=HelpPage,
-    epilog=examples(
-        "edge-sr diff out/old/idsa_net_mobile_x4_w8a8_tflite_128x128 out/new/idsa_net_mobile_x4_w8a8_tflite_128x128",
-        f"edge-sr diff {_ARTIFACT} out/artifacts/idsa_net_mobile_x4_w8a8_executorch_128x128 --images 1",
-        f"edge-sr diff {_ARTIFACT} out/mine/model_w8a8 --data benchmarks --set Set5 --json diff.json",
-    ),
-)(diffing.diff)
-app.command(
-    cls=HelpPage,
-    epilog=examples("edge-sr history", "edge-sr history --model idsa_net_mobile --device host --figure history.png"),
-)(history.history)
-app.command(
-    cls=HelpPage,
-    epilog=examples(
-        "edge-sr compare out/artifacts/NAME_fp32_tflite_128x128 out/artifacts/NAME_w8a8_tflite_128x128 --threads 1",
-        "edge-sr compare 'NAME*@..2026-01-31' 'NAME*@2026-02-01..' --fail-on-slower --figure compare.png",
-    ),
-)(history.compare)
-app.command(cls=HelpPage, epilog=examples("edge-sr models", "edge-sr models --json models.json"))(looking.models)
-app.command(cls=HelpPage, epilog=examples("edge-sr doctor", "edge-sr doctor --quick"))(looking.doctor)
+def _add(command: Callable[..., None], *lines: str) -> None:
+    """Register a command, with examples at the end of its help page."""
+    app.command(cls=HelpPage, epilog=examples(*lines))(command)
+
+
+_add(
+    making.export,
+    "edge-sr export --out out/artifacts",
+    "edge-sr export --scheme fp32 --scheme w8a8 --target tflite --tile 128x128 --out out/artifacts",
+    "edge-sr export --checkpoint runs/mine.safetensors --scheme w8a8 --calibration photos --out out/mine",
+)
+_add(
+    verifying.verify,
+    f"edge-sr verify {_ARTIFACT}",
+    "edge-sr verify out/artifacts/* --data benchmarks --set Set5 --set Set14 --max-drop 0.05",
+    "edge-sr verify out/artifacts/* --full --set Set5 --data benchmarks --out out/verify",
+    "edge-sr verify out/artifacts/* --max-drop 0.05 --junit verify.xml --annotations github",
+    "edge-sr verify out/mine/* --checkpoint runs/mine.safetensors --json verify.json",
+)
+_add(
+    measuring.profile,
+    f"edge-sr profile {_ARTIFACT}",
+    "edge-sr profile out/artifacts/*tflite* --device host --threads 1 --threads 2 --json latency.json",
+)
+_add(costs.layers, f"edge-sr layers {_ARTIFACT}", f"edge-sr layers {_ARTIFACT} --figure layers.png --json layers.json")
+_add(costs.roofline, f"edge-sr roofline {_ARTIFACT}", "edge-sr roofline out/artifacts/*tflite* --threads 1 --threads 2")
+_add(
+    planning.plan,
+    "edge-sr plan out/artifacts/*w8a8_tflite* --image 1000x750 --ram 512MB",
+    "edge-sr plan out/artifacts/* --image 1000x750 --threads 1 --threads 2 --json plan.json",
+)
+_add(
+    upscaling.upscale,
+    "edge-sr upscale photo.jpg",
+    f"edge-sr upscale photo.heic scans -o large --format jpg --artifact {_ARTIFACT}",
+    "edge-sr upscale moving.gif -o large.webp --frames",
+)
+_add(making.demo, "edge-sr demo", "edge-sr demo --out out/demo --target tflite")
+_add(
+    training.train,
+    "edge-sr train --preset trial --out runs/trial",
+    "edge-sr train --model idsa_net_mobile --data photos --minutes 30 --out runs/mobile_x4",
+    "edge-sr train --config mine.toml --data photos --init runs/x4/network.safetensors --out runs/mobile_x3",
+    "edge-sr train --data photos --cooldown 2000 --out runs/endless",
+    "torchrun --nproc-per-node 2 -m apps.cli train --data photos --out runs/mobile_x4",
+)
+_add(
+    training.qat,
+    "edge-sr qat --checkpoint runs/mobile_x4/network.safetensors --data photos --out runs/w8a8.safetensors",
+    "edge-sr qat --checkpoint FLOAT --data photos --steps 1000 --scale-lr 2e-5 --out QUANTIZED",
+)
+_add(
+    sensitivity.sensitivity,
+    "edge-sr sensitivity --out out/sensitivity",
+    "edge-sr sensitivity --checkpoint runs/mine.safetensors --data photos --variants --json sensitivity.json",
+    "edge-sr sensitivity --model idsa_net --checkpoint NETWORK --no-search --latency --tile 64x64",
+)
+_add(
+    linting.lint,
+    f"edge-sr lint {_ARTIFACT}",
+    "edge-sr lint out/artifacts/* --for xnnpack --for ane --fail-on error --figure lint.png",
+)
+_add(
+    diffing.diff,
+    "edge-sr diff out/old/idsa_net_mobile_x4_w8a8_tflite_128x128 out/new/idsa_net_mobile_x4_w8a8_tflite_128x128",
+    f"edge-sr diff {_ARTIFACT} out/artifacts/idsa_net_mobile_x4_w8a8_executorch_128x128 --images 1",
+    f"edge-sr diff {_ARTIFACT} out/mine/model_w8a8 --data benchmarks --set Set5 --json diff.json",
+)
+_add(history.history, "edge-sr history", "edge-sr history --model idsa_net_mobile --device host --figure history.png")
+_add(
+    history.compare,
+    "edge-sr compare out/artifacts/NAME_fp32_tflite_128x128 out/artifacts/NAME_w8a8_tflite_128x128 --threads 1",
+    "edge-sr compare 'NAME*@..2026-01-31' 'NAME*@2026-02-01..' --fail-on-slower --figure compare.png",
+)
+_add(looking.models, "edge-sr models", "edge-sr models --json models.json")
+_add(looking.doctor, "edge-sr doctor", "edge-sr doctor --quick")
 
 
 @own_stdout()
