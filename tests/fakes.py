@@ -5,9 +5,27 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from apps.history.measurement import LATENCY, Measurement
 from converters.artifact import ArtifactMeta, Delegation, IoVariant, TensorSpec, fingerprint, write_artifact
 
 FAKE_TILE = (16, 16)
+# A latency as a history keeps it; tests replace in it what they are about.
+FAKE_MEASUREMENT = Measurement(
+    kind=LATENCY,
+    created="2026-01-01T12:00:00+00:00",
+    artifact_name="net_w8a8",
+    artifact_sha256="a" * 64,
+    model="idsa_net_mobile",
+    scale=4,
+    scheme="w8a8",
+    target="tflite",
+    tile=FAKE_TILE,
+    device_kind="host",
+    device="a processor",
+    runtime="tflite",
+    threads=1,
+    samples_ms=(1.5, 1.25, 2.0),
+)
 
 
 def fake_artifact(

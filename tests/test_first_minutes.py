@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import apps.exporting
 from apps.catalogue import list_models
 from apps.cli import app, main
 from apps.formatting import format_licence
-from apps.history.measurement import LATENCY, Measurement
 from apps.history.store import append
 from edge_sr.checkpoints import save_checkpoint
 from edge_sr.errors import ConversionError
 from edge_sr.images import write_image
 from edge_sr.networks import MODELS, create_network
 from edge_sr.resize import SCALES
+from fakes import FAKE_MEASUREMENT
 
 HEAVY = ("torch", "matplotlib", "skimage", "coremltools", "ai_edge_litert", "litert_torch", "executorch")
 
@@ -71,7 +72,9 @@ def test_models_fit_80_columns_with_scores_and_licences(tmp_path: Path, capsys: 
 
 def test_commands_that_only_look_import_nothing_heavy(tmp_path: Path) -> None:
     history = tmp_path / "history.sqlite3"
-    append([_measured("one", "a" * 64), _measured("two", "b" * 64)], history)
+    settled = replace(FAKE_MEASUREMENT, samples_ms=tuple(10.0 + 0.01 * count for count in range(20)))
+    two = replace(settled, artifact_name="two", artifact_sha256="b" * 64)
+    append([replace(settled, artifact_name="one"), two], history)
     named = ["--history", str(history)]
     lines = [["models", "--json", "-"], ["history", *named], ["compare", "one", "two", *named], ["--version"]]
     lines += [[*command, "--help"] for command in ([], *([name] for name in typer.main.get_command(app).commands))]
@@ -131,22 +134,3 @@ def test_the_name_of_the_package_starts_the_command_line_too() -> None:
         [sys.executable, "-m", "edge_sr", "-V"], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout.split()[0]) == (0, "edge-sr")
-
-
-def _measured(name: str, sha256: str) -> Measurement:
-    return Measurement(
-        kind=LATENCY,
-        created="2026-01-01T12:00:00+00:00",
-        artifact_name=name,
-        artifact_sha256=sha256,
-        model="idsa_net_mobile",
-        scale=4,
-        scheme="fp32",
-        target="tflite",
-        tile=(16, 16),
-        device_kind="host",
-        device="a processor",
-        runtime="tflite",
-        threads=1,
-        samples_ms=tuple(10.0 + 0.01 * count for count in range(20)),
-    )

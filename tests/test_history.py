@@ -19,7 +19,7 @@ from apps.history import database
 from apps.history.collect import append_profile, append_verify, artifact_digest
 from apps.history.compare import compare, parse_selector
 from apps.history.history_view import compare_chart, history_chart, print_history
-from apps.history.measurement import ACCURACY, LATENCY, Measurement
+from apps.history.measurement import ACCURACY, Measurement
 from apps.history.ratio import FASTER, SLOWER, UNDECIDED, UNKNOWN, ratio_of_medians, verdict_of
 from apps.history.store import Filter, append, export_lines, history_path, import_lines, read
 from apps.results import ProfileReport, ProfileRow, Timing
@@ -27,7 +27,7 @@ from apps.verification.rows import VerifyRow
 from converters.artifact import load_artifact
 from edge_sr.errors import ConfigError, DataError
 from edge_sr.evaluation import ImageScore, SetScore
-from fakes import fake_artifact
+from fakes import FAKE_MEASUREMENT, fake_artifact
 
 A_HASH, B_HASH = "a" * 64, "b" * 64
 
@@ -48,19 +48,13 @@ def measured(
     device: str = "a processor",
     threads: int = 1,
 ) -> Measurement:
-    return Measurement(
-        kind=LATENCY,
+    return replace(
+        FAKE_MEASUREMENT,
         created=created,
         artifact_name=name,
         artifact_sha256=sha256,
-        model="idsa_net_mobile",
-        scale=4,
         scheme="fp32",
-        target="tflite",
-        tile=(16, 16),
-        device_kind="host",
         device=device,
-        runtime="tflite",
         threads=threads,
         samples_ms=samples(median, seed),
     )

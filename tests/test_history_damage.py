@@ -18,27 +18,12 @@ from hypothesis import strategies as st
 from processes import all_at_once
 
 from apps.cli import main
-from apps.history.measurement import ACCURACY, LATENCY, Measurement
+from apps.history.measurement import ACCURACY, Measurement
 from apps.history.store import Filter, append, import_lines, moment, read
 from edge_sr.errors import DataError
+from fakes import FAKE_MEASUREMENT
 
-EXAMPLE = Measurement(
-    kind=LATENCY,
-    created="2026-01-01T12:00:00+00:00",
-    artifact_name="net_w8a8",
-    artifact_sha256="a" * 64,
-    model="idsa_net_mobile",
-    scale=4,
-    scheme="w8a8",
-    target="tflite",
-    tile=(16, 16),
-    device_kind="host",
-    device="a processor",
-    runtime="tflite",
-    threads=1,
-    samples_ms=(1.5, 1.25, 2.0),
-    details={"notes": ["a line"], "ratio": 0.5},
-)
+EXAMPLE = replace(FAKE_MEASUREMENT, details={"notes": ["a line"], "ratio": 0.5})
 
 
 def score(number: int) -> Measurement:
