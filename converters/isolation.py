@@ -68,6 +68,7 @@ class IsolatedRunner:
         artifact: a verified artifact folder.
         threads: CPU threads of the runtime.
         runtime: as in :func:`converters.runners.open_runner`; None for the target's own.
+        environment: variables of the child beside those of this process.
         timeout_s: seconds for opening (importing the runtime included), and for each tile.
     Raises:
         EdgeSRError: what opening the runner raised in the child, of the same class.
@@ -80,12 +81,13 @@ class IsolatedRunner:
         *,
         threads: int = 1,
         runtime: str | None = None,
+        environment: Mapping[str, str] | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         self.scale: int = artifact.meta.scale
         self.tile: tuple[int, int] | None = artifact.meta.tile
         self.timeout_s = timeout_s
-        self._child = Child(what=str(artifact.main_path))
+        self._child = Child(what=str(artifact.main_path), environment=environment)
         try:
             request = {"do": "open", "artifact": str(artifact.path), "threads": threads, "runtime": runtime}
             answer, _ = self._child.ask(request, timeout_s=timeout_s)
@@ -134,8 +136,8 @@ class IsolatedRunner:
 class Child:
     """A Python process that answers requests over its standard input and output, one at a time."""
 
-    def __init__(self, *, what: str) -> None:
-        """Start it. ``what`` names the work in error lines."""
+    def __init__(self, *, what: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start it. ``what`` names the work in error lines, ``environment`` adds to this process's variables."""
         self.what = what
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the child)
         root = str(Path(__file__).resolve().parent.parent)
@@ -145,7 +147,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
         )
         self._answers: queue.SimpleQueue[tuple[dict[str, Any], bytes] | None] = queue.SimpleQueue()
         assert self._process.stdout is not None

@@ -13,7 +13,7 @@ import numpy as np
 
 from converters.artifact import load_artifact
 from converters.isolation import receive, send
-from converters.runners import open_runner
+from converters.runners import open_here
 from edge_sr.errors import EdgeSRError, RunnerError
 from edge_sr.pixels import Levels
 from edge_sr.runner import DeepRunner, Runner, is_deep
@@ -32,7 +32,7 @@ def main() -> None:
             match fields["do"]:
                 case "open":
                     loaded = load_artifact(Path(fields["artifact"]), compare_computation=False)
-                    runner = open_runner(loaded, threads=fields["threads"], runtime=fields["runtime"])
+                    runner = open_here(loaded, threads=fields["threads"], runtime=fields["runtime"])
                     answer = {"name": runner.name, "deep": is_deep(runner)}
                 case "run":
                     answer, result = _run(runner, fields, data)

@@ -87,7 +87,7 @@ def record_self_test(meta: ArtifactMeta, folder: Path) -> ArtifactMeta:
     Raises:
         ConversionError: the target's own runtime refuses the file, or it gives no picture.
     """
-    runtime = accuracy_runtimes(meta.target)[0]
+    runtime = accuracy_runtimes(meta)[0]
     try:
         with quiet_native():
             runner = open_runner(Artifact(path=folder, meta=meta), runtime=runtime)

@@ -63,7 +63,7 @@ def measure_rows(
                 }
             )
         # On macOS a Core ML package has rows of Core ML and of the evaluator: the first are the more telling.
-        runtime = accuracy_runtimes(made.meta.target)[0]
+        runtime = accuracy_runtimes(made.meta)[0]
         row = {
             "target": made.meta.target,
             "runtime": runtime,

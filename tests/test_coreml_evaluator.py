@@ -9,6 +9,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -363,12 +364,12 @@ def test_precision_is_in_the_runners_name_and_the_note_is_honest(artifact: Artif
 def test_runtimes_are_those_of_the_target_and_this_system(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     for platform, expected in (("linux", ("coreml_evaluator",)), ("darwin", ("coreml", "coreml_evaluator"))):
         monkeypatch.setattr(sys, "platform", platform)
-        assert accuracy_runtimes("coreml") == expected
-        assert accuracy_runtimes("tflite") == ("tflite",)
-        assert accuracy_runtimes("executorch") == ("executorch",)
+        assert accuracy_runtimes(artifact.meta) == expected
+        assert accuracy_runtimes(replace(artifact.meta, target="tflite"))[0] == "tflite"
+        assert accuracy_runtimes(replace(artifact.meta, target="executorch")) == ("executorch",)
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match="tflite, executorch, coreml, got 'abacus'"):
-        accuracy_runtimes("abacus")
+    with pytest.raises(ConfigError, match=r"tflite, executorch, coreml.*, got 'abacus'"):
+        accuracy_runtimes(replace(artifact.meta, target="abacus"))
     with pytest.raises(ConfigError, match="runtime for coreml must be one of coreml, coreml_evaluator, got 'tflite'"):
         open_runner(artifact, runtime="tflite")
 

@@ -25,7 +25,7 @@ from torch import nn
 from converters.artifact import Artifact, fingerprint, load_artifact, write_artifact
 from converters.export import export_artifact
 from converters.isolation import Child, IsolatedRunner
-from converters.runners import accuracy_runtimes
+from converters.runners import runtimes_of
 from converters.self_test import check_self_test, open_checked_runner
 from edge_sr.errors import EdgeSRError, RunnerError
 from edge_sr.networks import create_network
@@ -65,7 +65,7 @@ class Bench:
         for package in PACKAGES[target]:
             pytest.importorskip(package, reason=f"{package} is not installed")
         self.target, self.folder = target, folder
-        self.runtime = accuracy_runtimes(target)[-1]
+        self.runtime = runtimes_of(target)[-1]
         self.sound, self.brother = (self._export(seed, folder / f"seed{seed}") for seed in (0, 1))
         self._child: Child | None = None
         self._count = 0

@@ -195,7 +195,7 @@ def test_where_nothing_can_run_the_artifact_says_so(
     fresh = load_artifact(fake_artifact(tmp_path, target))
     monkeypatch.setattr(self_test, "open_runner", refusing(error))
     monkeypatch.setattr(
-        self_test, "accuracy_runtimes", lambda target: {"coreml": ("coreml_evaluator",)}.get(target, (target,))
+        self_test, "accuracy_runtimes", lambda meta: {"coreml": ("coreml_evaluator",)}.get(meta.target, (meta.target,))
     )
     meta = record_self_test(fresh.meta, fresh.path)
     assert meta.self_test is None

@@ -87,7 +87,7 @@ def opened(choice: UpscalerChoice) -> Iterator[Upscaler]:
     threads = choice.threads or physical_cores()
     artifact = choice.loaded()
     if artifact is not None:
-        runtime = accuracy_runtimes(artifact.meta.target)[0]
+        runtime = accuracy_runtimes(artifact.meta)[0]
         runner = open_checked_runner(artifact, threads=threads, isolated=choice.isolated, runtime=runtime)
         with closing_runner(runner):
             name = f"{artifact.path.resolve().name} ({runner.name})"

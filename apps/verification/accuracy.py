@@ -96,7 +96,7 @@ def verify_artifacts(
     }
     rows: list[VerifyRow] = []
     for artifact in artifacts:
-        for runtime in accuracy_runtimes(artifact.meta.target):
+        for runtime in accuracy_runtimes(artifact.meta):
             own = _verify_one(artifact, runtime, image_sets[artifact.meta.scale], known, threads, isolated, progress)
             if record and not any(row.artifact is None for row in own):
                 name = "verified" if runtime == artifact.meta.target else f"verified_in_{runtime}"

@@ -21,8 +21,7 @@ from apps.verification.references import References
 from apps.verification.sample_tiles import NOISE, SampleTile, pick_tiles
 from apps.verification.scoring import closing_runner
 from converters.artifact import Artifact, ArtifactMeta
-from converters.runners import accuracy_runtimes, open_runner
-from converters.targets import TARGETS
+from converters.runners import RUNTIMES, accuracy_runtimes, open_runner
 from edge_sr.errors import ConfigError, EdgeSRError
 from edge_sr.metrics import ONE_LEVEL_DB
 from edge_sr.runner import Runner, TorchRunner
@@ -37,7 +36,6 @@ DEFAULT_TILES = 8
 # Two results that are further apart than this, in levels of 0..255, make a search for the layer that diverges.
 ALLOWED_LEVELS = 2
 FAKE_QUANT, QDQ, FLOAT = "fake-quant", "QDQ", "float"
-_RUNTIME_TITLES = {"coreml_evaluator": "Core ML, evaluated"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,8 +307,8 @@ def _artifact_candidates(group: Sequence[Artifact], settings: _Settings) -> list
     candidates = []
     taken: set[str] = set()
     for artifact in group:
-        for runtime in accuracy_runtimes(artifact.meta.target):
-            name = _RUNTIME_TITLES.get(runtime, TARGETS[artifact.meta.target].title)
+        for runtime in accuracy_runtimes(artifact.meta):
+            name = RUNTIMES[runtime].title
             if name in taken:  # the same target twice in one group: folders tell them apart
                 name = f"{name}, {artifact.path.name}"
             name = _unique(name, taken)

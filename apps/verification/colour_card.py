@@ -163,7 +163,7 @@ def run_colour_card(
     charts = make_charts(meta.tile, meta.scale)
     border = meta.scale * chart_border(meta.tile)
     if runtime is None:
-        runtime = accuracy_runtimes(meta.target)[0]
+        runtime = accuracy_runtimes(meta)[0]
     measures: list[ChartMeasure] = []
     pictures: list[ChartPictures] = []
     runner = open_runner(artifact, threads=threads, isolated=isolated, runtime=runtime)

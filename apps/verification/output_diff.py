@@ -97,7 +97,7 @@ def _runners(before: Artifact, after: Artifact, threads: int) -> Iterator[tuple[
     with ExitStack() as stack:
         opened = []
         for artifact in (before, after):
-            runtime = accuracy_runtimes(artifact.meta.target)[0]
+            runtime = accuracy_runtimes(artifact.meta)[0]
             runner = open_runner(artifact, threads=threads, isolated=True, runtime=runtime)
             stack.enter_context(closing_runner(runner))
             opened.append(runner)

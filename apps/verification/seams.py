@@ -116,7 +116,7 @@ def certify_seams(
     )
     probe = _Probe(reach, meta.tile, meta.overlap, meta.scale)
     if runtime is None:
-        runtime = accuracy_runtimes(meta.target)[0]
+        runtime = accuracy_runtimes(meta)[0]
     what = f"seams of {artifact.path.name}"
     measured = []
     runner = open_runner(artifact, threads=threads, isolated=isolated, runtime=runtime)

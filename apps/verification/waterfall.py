@@ -199,7 +199,7 @@ def measure_waterfall(
     image_sets = {scale: load_scorable_sets(data, sets, scale) for scale in scales}
     rows: list[WaterfallRow] = []
     for artifact in artifacts:
-        for runtime in accuracy_runtimes(artifact.meta.target):
+        for runtime in accuracy_runtimes(artifact.meta):
             with _ArtifactRunner(artifact, runtime, threads=threads, isolated=isolated) as runner:
                 subject = _Subject(artifact=artifact, runner=runner, references=known, progress=progress)
                 rows += [subject.measure(one, worst_tile=worst_tiles) for one in image_sets[artifact.meta.scale]]

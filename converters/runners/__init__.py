@@ -3,31 +3,58 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from converters.artifact import Artifact
+from converters.artifact import Artifact, ArtifactMeta
+from converters.runners.runtime import Runtime
 from edge_sr.errors import ConfigError
 
 if TYPE_CHECKING:  # it imports torch, which a board that only runs artifacts need not have
     from edge_sr.runner import Runner
 
-# Target -> the runtimes that can execute its artifacts, the target's own first.
-RUNTIMES: dict[str, tuple[str, ...]] = {
-    "tflite": ("tflite",),
-    "executorch": ("executorch",),
-    "coreml": ("coreml", "coreml_evaluator"),
+# Of one target, its own runtime first.
+RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime
+    for runtime in (
+        Runtime(name="tflite", target="tflite", title="TFLite", runner="tflite_runner:TFLiteRunner"),
+        Runtime(
+            name="executorch", target="executorch", title="ExecuTorch", runner="executorch_runner:ExecuTorchRunner"
+        ),
+        Runtime(name="coreml", target="coreml", title="Core ML", runner="coreml_runner:CoreMLRunner"),
+        Runtime(
+            name="coreml_evaluator",
+            target="coreml",
+            title="Core ML, evaluated",
+            runner="coreml_evaluator_runner:CoreMLEvaluatorRunner",
+        ),
+    )
 }
 
 
-def accuracy_runtimes(target: str) -> tuple[str, ...]:
-    """The runtimes in which a target's accuracy is measured on this system, the most telling first.
+def runtimes_of(target: str) -> tuple[str, ...]:
+    """The runtimes that can execute a target's artifacts, its own first.
+
+    Raises:
+        ConfigError: there is no such target.
+    """
+    found = tuple(runtime.name for runtime in RUNTIMES.values() if runtime.target == target)
+    if not found:
+        targets = dict.fromkeys(runtime.target for runtime in RUNTIMES.values())
+        raise ConfigError(f"target must be one of {', '.join(targets)}, got {target!r}")
+    return found
+
+
+def accuracy_runtimes(meta: ArtifactMeta) -> tuple[str, ...]:
+    """The runtimes in which an artifact's accuracy is measured on this system, the most telling first.
 
     Core ML itself predicts on macOS only; the evaluator executes the same package anywhere.
 
     Raises:
         ConfigError: there is no such target.
     """
-    runtimes = _runtimes(target)
+    runtimes = runtimes_of(meta.target)
     return tuple(runtime for runtime in runtimes if runtime != "coreml" or sys.platform == "darwin")
 
 
@@ -38,7 +65,7 @@ def open_runner(artifact: Artifact, *, threads: int = 1, isolated: bool = False,
         artifact: as :func:`converters.artifact.load_artifact` or export gave it.
         threads: CPU threads of the runtime.
         isolated: run in a child process with a timeout. Some runtimes abort the process on a file they cannot read;
-            use this for artifacts that were not made just now.
+            use this for artifacts that were not made just now. A runtime with ``own_process`` always does.
         runtime: one of :data:`RUNTIMES` for the artifact's target; None for the target's own. "coreml_evaluator"
             executes Core ML packages on any system, where "coreml" needs macOS.
     Raises:
@@ -46,36 +73,28 @@ def open_runner(artifact: Artifact, *, threads: int = 1, isolated: bool = False,
         MissingToolError: the runtime is not installed.
         RunnerError: the runtime cannot load the file, or cannot run here at all.
     """
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-        raise ConfigError(f"threads must be a whole number of at least 1, got {threads!r}")
-    runtimes = _runtimes(artifact.meta.target)
-    if runtime is not None and runtime not in runtimes:
-        raise ConfigError(f"runtime for {artifact.meta.target} must be one of {', '.join(runtimes)}, got {runtime!r}")
-    if isolated:
+    chosen = _checked_runtime(artifact, threads, runtime)
+    if isolated or chosen.own_process:
         from converters.isolation import IsolatedRunner
 
-        return IsolatedRunner(artifact, threads=threads, runtime=runtime)
-    match runtime or runtimes[0]:
-        case "tflite":
-            from converters.runners.tflite_runner import TFLiteRunner
-
-            return TFLiteRunner(artifact, threads=threads)
-        case "executorch":
-            from converters.runners.executorch_runner import ExecuTorchRunner
-
-            return ExecuTorchRunner(artifact, threads=threads)
-        case "coreml":
-            from converters.runners.coreml_runner import CoreMLRunner
-
-            return CoreMLRunner(artifact, threads=threads)
-        case _:
-            from converters.runners.coreml_evaluator_runner import CoreMLEvaluatorRunner
-
-            return CoreMLEvaluatorRunner(artifact, threads=threads)
+        return IsolatedRunner(artifact, threads=threads, runtime=chosen.name, environment=chosen.environment_here())
+    return open_here(artifact, threads=threads, runtime=chosen.name)
 
 
-def _runtimes(target: str) -> tuple[str, ...]:
-    try:
-        return RUNTIMES[target]
-    except KeyError:
-        raise ConfigError(f"target must be one of {', '.join(RUNTIMES)}, got {target!r}") from None
+def open_here(artifact: Artifact, *, threads: int = 1, runtime: str | None = None) -> Runner:
+    """As :func:`open_runner`, in this process whatever the runtime."""
+    chosen = _checked_runtime(artifact, threads, runtime)
+    module, _, name = chosen.runner.partition(":")
+    make: Callable[..., Any] = getattr(import_module(f"converters.runners.{module}"), name)
+    runner: Runner = make(artifact, threads=threads)
+    return runner
+
+
+def _checked_runtime(artifact: Artifact, threads: int, runtime: str | None) -> Runtime:
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise ConfigError(f"threads must be a whole number of at least 1, got {threads!r}")
+    target = artifact.meta.target
+    runtimes = runtimes_of(target)
+    if runtime is not None and runtime not in runtimes:
+        raise ConfigError(f"runtime for {target} must be one of {', '.join(runtimes)}, got {runtime!r}")
+    return RUNTIMES[runtime or runtimes[0]]

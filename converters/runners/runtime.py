@@ -1,0 +1,41 @@
+"""What is known of a runtime before anything of it is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """One way to execute the artifacts of a target.
+
+    Attributes:
+        name: as in results and on the command line.
+        target: whose artifacts it executes.
+        title: as printed in reports.
+        runner: ``module:Class`` below :mod:`converters.runners`, imported when one is opened; it takes an artifact and
+            ``threads``.
+        own_process: whether it must not live in this process: its libraries print, crash, or read their environment
+            when the process starts.
+        environment: ``module:function`` that gives the variables of that process; empty for those of this one.
+    """
+
+    name: str
+    target: str
+    title: str
+    runner: str
+    own_process: bool = False
+    environment: str = ""
+
+    def environment_here(self) -> dict[str, str]:
+        """The variables that its process needs beside those of this one.
+
+        Raises:
+            MissingToolError: the runtime is not installed.
+        """
+        if not self.environment:
+            return {}
+        module, _, name = self.environment.partition(":")
+        found: dict[str, str] = getattr(import_module(module), name)()
+        return found
