@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,12 +199,17 @@ def _variant_schemes(scheme: Scheme) -> list[Scheme]:
     found = []
     for left_out in dict.fromkeys(sets):
         int8_ops = scheme.int8_ops - left_out
-        known = [other.name for other in SCHEMES.values() if other.int8_ops == int8_ops]
+        own = replace(scheme, int8_ops=int8_ops)
+        known = [other.name for other in SCHEMES.values() if _same_arithmetic(other, own)]
         *some, last = sorted(kind.value for kind in left_out) or [""]
         words = f"{', '.join(some)} and {last}" if some else last
         name = known[0] if known else f"{scheme.name}, {words} in float"
-        found.append(Scheme(name=name, summary=f"{scheme.name} as a variant", quantized=True, int8_ops=int8_ops))
+        found.append(replace(own, name=name, summary=f"{scheme.name} as a variant"))
     return found
+
+
+def _same_arithmetic(first: Scheme, second: Scheme) -> bool:
+    return (first.int8_ops, first.activation_bits) == (second.int8_ops, second.activation_bits)
 
 
 def _variant(network: QuantizedNetwork, effect: Effect) -> Variant:

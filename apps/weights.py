@@ -137,7 +137,8 @@ def quantize_after_training(
     for (_, grid), (_, seen) in zip(network.grids(), observer.grids(), strict=True):
         grid.set_range(float(seen.low), float(seen.high))
     network.set_mode(Mode.QUANTIZE)
-    if not search:
+    # 16 bits have levels to spare: no range is worth clipping for finer steps.
+    if not search or network.scheme.activation_bits == 16:
         return network.eval(), digest.hexdigest()
     size = len(list(network.grids())) * sum(parameter.numel() for parameter in deployed.parameters())
     side = _LARGE_SEARCH_SIDE

@@ -22,6 +22,7 @@ from converters.artifact_meta import (
     LAYOUTS,
     META_FILE,
     ArtifactMeta,
+    Compiled,
     Delegation,
     FileEntry,
     IoVariant,
@@ -41,6 +42,7 @@ __all__ = [
     "META_FILE",
     "Artifact",
     "ArtifactMeta",
+    "Compiled",
     "Delegation",
     "FileEntry",
     "IoVariant",
@@ -51,7 +53,9 @@ __all__ = [
     "load_artifact",
     "record_measured",
     "refuse_existing",
+    "with_main_file",
     "write_artifact",
+    "write_meta",
 ]
 
 _EXPORT_AGAIN = "export the artifact again"
@@ -70,6 +74,14 @@ class Artifact:
     def main_path(self) -> Path:
         """The model file (or package folder) that runners open."""
         return self.path / self.meta.main_file
+
+
+def with_main_file(artifact: Artifact, name: str) -> Artifact:
+    """The artifact as seen by who runs another of its files; ArtifactError where there is no such runnable file."""
+    if name not in artifact.meta.io:
+        known = ", ".join(artifact.meta.io)
+        raise ArtifactError(f"expected one of the files {known} of {artifact.path}, got {name!r}")
+    return replace(artifact, meta=replace(artifact.meta, main_file=name))
 
 
 def fingerprint(folder: Path, names: Iterable[str]) -> dict[str, FileEntry]:
@@ -114,7 +126,7 @@ def write_artifact(path: Path, *, meta: ArtifactMeta, source: Path, overwrite: b
         for name in meta.files:
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, fresh / name)
-        _write_meta(fresh / META_FILE, meta)
+        write_meta(fresh / META_FILE, meta)
         load_artifact(fresh)
         if overwrite:
             place_folder(fresh, path)
@@ -212,7 +224,7 @@ def record_measured(artifact: Artifact, results: Mapping[str, Any]) -> Artifact:
             meta = replace(found, measured={**found.measured, **results})
             # A link is replaced here, not written through: it leads into a store of files that others share.
             with scratch_folder(artifact.path) as scratch:
-                _write_meta(scratch / META_FILE, meta)
+                write_meta(scratch / META_FILE, meta)
                 os.replace(scratch / META_FILE, path)
     except OSError as error:
         raise ArtifactError(f"cannot write {path}: {error.strerror}; check permissions and space") from None
@@ -249,7 +261,8 @@ def _one_line(text: str) -> str:
     return visible(text, limit=_LINE_LIMIT)
 
 
-def _write_meta(path: Path, meta: ArtifactMeta) -> None:
+def write_meta(path: Path, meta: ArtifactMeta) -> None:
+    """Write ``artifact.json`` as it is; what others may read meanwhile is replaced whole instead."""
     path.write_text(json.dumps(meta.to_json(), indent=2) + "\n", encoding="utf-8")
 
 

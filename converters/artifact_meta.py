@@ -20,7 +20,7 @@ from edge_sr.sizes import short_size
 
 FORMAT = "edge-sr-artifact-1"
 META_FILE = "artifact.json"
-DTYPES = ("float32", "float16", "uint8", "int8")
+DTYPES = ("float32", "float16", "uint8", "int8", "uint16")
 LAYOUTS = ("NHWC", "NCHW", "image")
 # Larger than any tile that export makes; a promise of more memory than machines have must not get as far as a runtime.
 MAX_TILE_SIDE = 4096
@@ -29,7 +29,7 @@ _LARGEST_WHOLE = 2**63 - 1
 _DEEPEST = 50
 _JSON = f"JSON of whole characters and finite numbers of 63 bits, nested {_DEEPEST} deep at most"
 # Fields that artifacts of earlier releases lack, and that are left out where they say nothing.
-_OPTIONAL = frozenset({"self_test", "canonical_sha256"})
+_OPTIONAL = frozenset({"self_test", "canonical_sha256", "compiled"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +107,26 @@ class Delegation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """For which NPU a file was compiled, and what that took of it.
+
+    Attributes:
+        soc: the system on a chip, as its vendor spells it.
+        architecture: of the NPU, as "v79"; empty where the compiler does not say.
+        delegation: partitions that it took, and operators outside of them.
+    """
+
+    soc: str
+    architecture: str
+    delegation: Delegation
+
+    def __post_init__(self) -> None:
+        _expect(_is_text(self.soc), f"compiled: soc must be text, got {self.soc!r}")
+        named = isinstance(self.architecture, str) and (not self.architecture or _is_text(self.architecture))
+        _expect(named, f"compiled: architecture must be text, got {self.architecture!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FileEntry:
     """Fingerprint of one file of the artifact."""
 
@@ -162,6 +182,7 @@ class ArtifactMeta:
         tool_versions: package -> version that made the files.
         checkpoint_sha256, calibration_sha256: where the weights and the ranges came from.
         delegation: what the accelerated backend takes of ``main_file``.
+        compiled: runnable file -> the NPU that it was compiled for; None where none is.
         notes: lines a reader of the report should see (float islands, say).
         weights_license, weights_attribution: terms under which the weights may be passed on.
         canonical_sha256: of what the main file computes, names and metadata aside; None: not looked into.
@@ -182,6 +203,7 @@ class ArtifactMeta:
     checkpoint_sha256: str
     calibration_sha256: str | None = None
     delegation: Delegation
+    compiled: dict[str, Compiled] | None = None
     notes: tuple[str, ...] = ()
     weights_license: str = ""
     weights_attribution: str = ""
@@ -221,6 +243,7 @@ class ArtifactMeta:
             held = name in self.files or any(other.startswith(f"{name}/") for other in self.files)
             _expect(held, f"{name!r} must be among the files {', '.join(self.files)}")
         _expect(self.main_file in self.io, f"io must describe the main file {self.main_file!r}")
+        _expect(self.compiled is None or set(self.compiled) <= set(self.io), "io must describe every compiled file")
 
     def _check_sizes(self) -> None:
         """Raise ArtifactError unless every model file takes the tile and gives it ``scale`` times as large."""
@@ -272,6 +295,8 @@ class ArtifactMeta:
             values["io"] = {name: _io_variant(entry) for name, entry in values["io"].items()}
             values["files"] = {name: FileEntry(**_known_fields(FileEntry, e)) for name, e in values["files"].items()}
             values["delegation"] = Delegation(**_known_fields(Delegation, values["delegation"]))
+            if "compiled" in values:
+                values["compiled"] = {name: _compiled(entry) for name, entry in values["compiled"].items()}
             if "self_test" in values:
                 values["self_test"] = SelfTest(**_known_fields(SelfTest, values["self_test"]))
             meta = cls(**values)
@@ -284,6 +309,11 @@ class ArtifactMeta:
 def artifact_name(*, model: str, scale: int, scheme: str, target: str, tile: tuple[int, int]) -> str:
     """Default folder name, ``{model}_x{scale}_{scheme}_{target}_{width}x{height}``."""
     return f"{model}_x{scale}_{scheme}_{target}_{short_size(tile)}"
+
+
+def _compiled(entry: Any) -> Compiled:
+    values = _known_fields(Compiled, entry)
+    return Compiled(**values | {"delegation": Delegation(**_known_fields(Delegation, values["delegation"]))})
 
 
 def _io_variant(entry: Any) -> IoVariant:

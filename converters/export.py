@@ -35,6 +35,7 @@ def export_artifact(
     checkpoint_sha256: str,
     calibration_sha256: str | None = None,
     overwrite: bool = False,
+    socs: Sequence[str] = (),
     weights_license: str = "",
     weights_attribution: str = "",
 ) -> Artifact:
@@ -52,6 +53,7 @@ def export_artifact(
         checkpoint_sha256: of the checkpoint file that the weights came from.
         calibration_sha256: of the data that set the quantization ranges, where there was any.
         overwrite: replace an artifact that exists.
+        socs: systems on a chip to compile for; default the target's choice.
         weights_license, weights_attribution: recorded in ``artifact.json``.
     Raises:
         ConfigError, UnsupportedScheme: an argument is not possible.
@@ -79,6 +81,7 @@ def export_artifact(
                 scale=scale,
                 tile=tile,
                 work_dir=work_dir,
+                socs=tuple(socs),
                 checkpoint_sha256=checkpoint_sha256,
                 weights_license=weights_license,
                 weights_attribution=weights_attribution,
@@ -98,6 +101,7 @@ def export_artifact(
             checkpoint_sha256=checkpoint_sha256,
             calibration_sha256=calibration_sha256,
             delegation=lowered.delegation,
+            compiled=lowered.compiled,
             notes=(*lowered.notes, *notes),
             measured=dict(measured or {}),
             weights_license=weights_license,

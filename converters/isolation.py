@@ -40,12 +40,19 @@ _EXIT_WAIT_S = 2.0
 _STDERR_TAIL_BYTES = 4096
 
 
-def run_in_child(function: str, arguments: Mapping[str, Any], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Any:
+def run_in_child(
+    function: str,
+    arguments: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> Any:
     """Call ``module:function`` with keyword arguments in a fresh Python process.
 
     Args:
         function: importable path such as ``converters.isolation_child:ping``; only ever a constant of this project.
         arguments: keyword arguments, JSON-serialisable.
+        environment: variables of the child beside those of this process.
         timeout_s: seconds until the child is killed, its start included.
     Returns:
         what the function returned, which must be JSON-serialisable.
@@ -53,7 +60,7 @@ def run_in_child(function: str, arguments: Mapping[str, Any], *, timeout_s: floa
         EdgeSRError: the one the function raised, of the same class.
         RunnerError: the child crashed, timed out, or failed in another way; one line.
     """
-    with Child(what=function) as child:
+    with Child(what=function, environment=environment) as child:
         answer, _ = child.ask({"do": "call", "function": function, "arguments": dict(arguments)}, timeout_s=timeout_s)
         return answer["result"]
 
@@ -89,7 +96,13 @@ class IsolatedRunner:
         self.timeout_s = timeout_s
         self._child = Child(what=str(artifact.main_path), environment=environment)
         try:
-            request = {"do": "open", "artifact": str(artifact.path), "threads": threads, "runtime": runtime}
+            request = {
+                "do": "open",
+                "artifact": str(artifact.path),
+                "file": artifact.meta.main_file,
+                "threads": threads,
+                "runtime": runtime,
+            }
             answer, _ = self._child.ask(request, timeout_s=timeout_s)
         except BaseException:
             self.close()

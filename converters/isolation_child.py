@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from converters.artifact import load_artifact
+from converters.artifact import load_artifact, with_main_file
 from converters.isolation import receive, send
 from converters.runners import open_here
 from edge_sr.errors import EdgeSRError, RunnerError
@@ -32,7 +32,9 @@ def main() -> None:
             match fields["do"]:
                 case "open":
                     loaded = load_artifact(Path(fields["artifact"]), compare_computation=False)
-                    runner = open_here(loaded, threads=fields["threads"], runtime=fields["runtime"])
+                    runner = open_here(
+                        with_main_file(loaded, fields["file"]), threads=fields["threads"], runtime=fields["runtime"]
+                    )
                     answer = {"name": runner.name, "deep": is_deep(runner)}
                 case "run":
                     answer, result = _run(runner, fields, data)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.artifact import Delegation, IoVariant
+from converters.artifact import Compiled, Delegation, IoVariant
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +22,7 @@ class LoweringJob:
         model, scale: what the network is.
         tile: (height, width) of the LR input; a multiple of the network's ``tile_multiple``.
         work_dir: existing empty folder that the lowering writes its files into.
+        socs: systems on a chip to compile for, of targets that compile for some; empty for the target's choice.
         checkpoint_sha256, weights_license, weights_attribution: for formats that carry such metadata; may be empty.
     """
 
@@ -31,6 +32,7 @@ class LoweringJob:
     scale: int
     tile: tuple[int, int]
     work_dir: Path
+    socs: tuple[str, ...] = ()
     checkpoint_sha256: str = ""
     weights_license: str = ""
     weights_attribution: str = ""
@@ -51,6 +53,7 @@ class Lowered:
         io: runnable file -> its input and output; holds ``main_file``.
         delegation: what the accelerated backend takes of ``main_file``.
         tool_versions: package -> version that made the files.
+        compiled: runnable file -> the NPU that it was compiled for; None where none is.
         notes: lines a reader of the report should see.
         canonical_sha256: of what ``main_file`` computes; None where :mod:`converters.graphs` cannot look into it.
     """
@@ -60,5 +63,6 @@ class Lowered:
     io: dict[str, IoVariant]
     delegation: Delegation
     tool_versions: dict[str, str]
+    compiled: dict[str, Compiled] | None = None
     notes: tuple[str, ...] = field(default=())
     canonical_sha256: str | None = None

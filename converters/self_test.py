@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.artifact import Artifact, ArtifactMeta, SelfTest
-from converters.runners import accuracy_runtimes, open_runner
+from converters.artifact import META_FILE, Artifact, ArtifactMeta, SelfTest, write_meta
+from converters.runners import RUNTIMES, accuracy_runtimes, open_runner
 from edge_sr.errors import ArtifactError, ConversionError, MissingToolError, RunnerError
 from edge_sr.quiet import quiet_native
 
@@ -82,12 +82,13 @@ def record_self_test(meta: ArtifactMeta, folder: Path) -> ArtifactMeta:
     """Run freshly lowered files once; ``meta`` with what they make of the tile, or with a note why nothing could run.
 
     Args:
-        meta: of the files in ``folder``, which need no ``artifact.json`` yet.
-        folder: where the files lie.
+        meta: of the files in ``folder``.
+        folder: where the files lie, the caller's alone: ``artifact.json`` is written into it for runtimes that look there.
     Raises:
         ConversionError: the target's own runtime refuses the file, or it gives no picture.
     """
     runtime = accuracy_runtimes(meta)[0]
+    write_meta(folder / META_FILE, meta)
     try:
         with quiet_native():
             runner = open_runner(Artifact(path=folder, meta=meta), runtime=runtime)
@@ -95,7 +96,7 @@ def record_self_test(meta: ArtifactMeta, folder: Path) -> ArtifactMeta:
     except MissingToolError as error:
         return _without(meta, error)
     except (RunnerError, ArtifactError) as error:
-        if runtime != meta.target:  # what the stand-in cannot do says nothing about the file
+        if RUNTIMES[runtime].stand_in:
             return _without(meta, error)
         raise ConversionError(f"expected the exported file to run, got: {error}") from error
     if broken := _broken(sr):
@@ -201,7 +202,7 @@ def _samples(sr: Image, stride: int) -> Image:
 
 def _kind(runtime: str) -> str:
     """The runtime's name without its version: versions of one runtime round alike."""
-    return re.sub(r"[\d.]+", "", runtime)
+    return re.sub(r"\b\d[\d.]*", "", runtime)
 
 
 def _hash(rows: NDArray[np.int64], columns: NDArray[np.int64], channels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -74,6 +74,14 @@ TARGETS: dict[str, Target] = {
         runtime_packages=("coremltools",),
         module="converters.to_coreml",
     ),
+    "qnn": Target(
+        name="qnn",
+        title="Qualcomm NPU",
+        schemes=("fp16", "w8a8", "w8a16"),
+        converter_packages=("onnx", "onnxscript", "onnxruntime-qnn", "litert-torch", "ai-edge-litert"),
+        runtime_packages=("onnxruntime-qnn",),
+        module="converters.qnn.lower",
+    ),
 }
 
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from converters.artifact import IoVariant, TensorSpec
 from converters.graphs import file_canonical_sha256
 from converters.inspect_tflite import TFLiteSummary, delegation_of, inspect_tflite
 from converters.lowering import Lowered, LoweringJob
+from converters.pictures import Pictures
 from converters.tflite_graph import (
     Model,
     change_interface,
@@ -84,18 +85,6 @@ def lower(job: LoweringJob) -> Lowered:
     )
 
 
-class _Pictures(nn.Module):
-    """The network with NHWC pictures in and out, as cameras and bitmaps on phones hold them."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, picture: Tensor) -> Tensor:
-        result: Tensor = self.network(picture.permute(0, 3, 1, 2))
-        return result.permute(0, 2, 3, 1)
-
-
 def _to_qdq(network: nn.Module) -> fx.GraphModule:
     if not isinstance(network, QuantizedNetwork):
         raise ConversionError(
@@ -119,7 +108,7 @@ def _convert(network: nn.Module, job: LoweringJob, path: Path, *, quantized: boo
         config = _quant_config() if quantized else None
         try:
             with torch.no_grad():
-                converted = litert_torch.convert(_Pictures(network).eval(), (sample,), quant_config=config)
+                converted = litert_torch.convert(Pictures(network).eval(), (sample,), quant_config=config)
             converted.export(str(path))
         except Exception as error:  # litert-torch raises many kinds, MLIR's among them
             raise ConversionError(f"litert-torch refused {job.model} in {job.scheme}: {_first_line(error)}") from error

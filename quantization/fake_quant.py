@@ -1,12 +1,13 @@
 """The quantized arithmetic, emulated in float so that it can be trained.
 
-Activations are int8 (-128..127) with one scale and zero point per tensor (a *grid*); several tensors that are only
-moved, never computed, share a grid. Weights are int8 (-127..127), symmetric, one scale per output channel. Biases are
-int32 in units of (input scale x weight scale), as integer convolutions add them.
+Activations are int8 (-128..127; int16 where the scheme says so) with one scale and zero point per tensor (a *grid*);
+several tensors that are only moved, never computed, share a grid. Weights are int8 (-127..127), symmetric, one scale
+per output channel. Biases are int32 in units of (input scale x weight scale), as integer convolutions add them.
 
 In eval mode a convolution is computed on integers held in float32 (exact below 2**24, which int8 x int8 sums of these
-networks do not reach) and rounded once onto its output grid, exactly as XNNPACK's int8 kernels requantize; in training
-mode it is a float convolution of fake-quantized operands with straight-through gradients.
+networks do not reach; sums of int16 values are off by some parts in 2**24, far below one of their steps) and rounded
+once onto its output grid, exactly as XNNPACK's int8 kernels requantize; in training mode it is a float convolution of
+fake-quantized operands with straight-through gradients.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 
 from edge_sr.errors import ConfigError, ShapeError
 
-ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
 WEIGHT_MAX = 127
 # XNNPACK wants every requantization scale above 2**-32; this floor only meets channels whose weights are all zero.
 MIN_SCALE = 2.0**-24
@@ -42,16 +42,18 @@ def round_ste(x: Tensor) -> Tensor:
 
 
 class Grid(nn.Module):
-    """The int8 grid that one or several activation tensors lie on.
+    """The grid of 8 or 16 bits that one or several activation tensors lie on.
 
     Attributes:
+        minimum, maximum: the whole numbers of the grid, -128 and 127 for 8 bits.
         scale: (1,) float32 parameter; it receives a gradient when ``scale.requires_grad`` (LSQ).
-        zero_point: (1,) int32, -128..127; the integer that stands for 0.0.
+        zero_point: (1,) int32 from minimum to maximum; the one that stands for 0.0.
         low, high: (1,) float32, the range observed so far; ``inf``/``-inf`` before anything was.
         fixed: the grid is given (network input and output, sigmoid), not calibrated.
 
     Args:
-        fixed_scale, fixed_zero_point: of a grid that is given.
+        bits: 8 or 16.
+        fixed_scale: of a grid that is given; its zero point is the minimum.
         device: of its tensors; None for PyTorch's default.
     """
 
@@ -63,16 +65,17 @@ class Grid(nn.Module):
     def __init__(
         self,
         *,
+        bits: int = 8,
         fixed_scale: float | None = None,
-        fixed_zero_point: int = ACTIVATION_MIN,
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
+        self.minimum, self.maximum = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         self.fixed = fixed_scale is not None
         self.mode = Mode.FLOAT
         scale = float("nan") if fixed_scale is None else fixed_scale
         self.scale = nn.Parameter(torch.tensor([scale], dtype=torch.float32, device=device), requires_grad=False)
-        self.register_buffer("zero_point", torch.tensor([fixed_zero_point], dtype=torch.int32, device=device))
+        self.register_buffer("zero_point", torch.tensor([self.minimum], dtype=torch.int32, device=device))
         self.register_buffer("low", torch.tensor([float("inf")], device=device))
         self.register_buffer("high", torch.tensor([float("-inf")], device=device))
 
@@ -83,13 +86,13 @@ class Grid(nn.Module):
             return x
         if self.scale.requires_grad and torch.is_grad_enabled():
             # LSQ's gradient of the scale; 1/sqrt(elements * levels) keeps its step size independent of the tensor.
-            grad_factor = 1.0 / (x.numel() * ACTIVATION_MAX) ** 0.5
+            grad_factor = 1.0 / (x.numel() * self.maximum) ** 0.5
             learned: Tensor = torch._fake_quantize_learnable_per_tensor_affine(
-                x, self.scale, self.zero_point.float(), ACTIVATION_MIN, ACTIVATION_MAX, grad_factor
+                x, self.scale, self.zero_point.float(), self.minimum, self.maximum, grad_factor
             )
             return learned
         return torch.fake_quantize_per_tensor_affine(
-            x, self.scale.detach(), self.zero_point, ACTIVATION_MIN, ACTIVATION_MAX
+            x, self.scale.detach(), self.zero_point, self.minimum, self.maximum
         )
 
     def _observe(self, x: Tensor) -> None:
@@ -126,10 +129,10 @@ class Grid(nn.Module):
         if not (low <= high and abs(low) != float("inf") and abs(high) != float("inf")):
             raise ConfigError(f"expected a finite range low <= high, got [{low}, {high}]; calibrate on real images")
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = max((high - low) / (ACTIVATION_MAX - ACTIVATION_MIN), MIN_SCALE)
-        zero_point = round(ACTIVATION_MIN - low / scale)
+        scale = max((high - low) / (self.maximum - self.minimum), MIN_SCALE)
+        zero_point = round(self.minimum - low / scale)
         self.scale.fill_(scale)
-        self.zero_point.fill_(min(max(zero_point, ACTIVATION_MIN), ACTIVATION_MAX))
+        self.zero_point.fill_(min(max(zero_point, self.minimum), self.maximum))
 
     def qparams(self) -> tuple[float, int]:
         """Scale and zero point as Python numbers, as exported graphs hold them."""
@@ -148,7 +151,7 @@ class Grid(nn.Module):
         """
         zero_point = self.zero_point.float()
         steps = torch.round(accumulated * (scales / self.scale))
-        low, high = ACTIVATION_MIN - zero_point, ACTIVATION_MAX - zero_point
+        low, high = self.minimum - zero_point, self.maximum - zero_point
         return torch.minimum(torch.maximum(steps, low), high) * self.scale
 
 

@@ -2,7 +2,7 @@
 
 Rules:
 - the network's input lies on 1/255 with zero point -128, and so does its output: images are 8 bit wide;
-- a sigmoid's output lies on 1/256 with zero point -128;
+- a sigmoid's output lies on 1/256 with zero point -128 (grids of 16 bits: 1/65535, 1/65536 and -32768);
 - a convolution, sum or product gets a grid of its own, after its ReLU or clipping where that is the only reader;
 - a moved value (slice, reshape, pixel shuffle, nearest upsampling...), a ReLU of a value that already lies on a grid
   and a convolution that only copies channels stay on the grid of their input;
@@ -20,9 +20,6 @@ from torch import fx, nn
 from edge_sr.errors import ConfigError
 from quantization.op_kinds import classify, is_copying
 from quantization.schemes import ACTIVATIONS, OpKind, Scheme
-
-IMAGE_SCALE = 1.0 / 255.0
-SIGMOID_SCALE = 1.0 / 256.0
 
 
 @dataclass(eq=False)
@@ -70,6 +67,8 @@ class _Planner:
         self.nodes = list(network.graph.nodes)
         self.plan = Plan()
         self.entries: dict[fx.Node, GridPlan] = {}
+        levels = 2**scheme.activation_bits
+        self.image_scale, self.sigmoid_scale = 1.0 / (levels - 1), 1.0 / levels
         for node in self.nodes:
             kind = classify(node, network)
             self.plan.kinds[node] = kind if kind in scheme.int8_ops else OpKind.OTHER
@@ -85,7 +84,7 @@ class _Planner:
     def _visit(self, node: fx.Node) -> None:
         kind = self.plan.kinds[node]
         if node.op == "placeholder":
-            self._round(node, GridPlan(f"{node.name}_grid", IMAGE_SCALE))
+            self._round(node, GridPlan(f"{node.name}_grid", self.image_scale))
         elif node.op == "output":
             self._visit_output(node)
         elif kind is OpKind.CONV:
@@ -140,7 +139,7 @@ class _Planner:
 
     def _visit_sigmoid(self, node: fx.Node) -> None:
         if node.args[0] in self.plan.grids:
-            self._round(node, GridPlan(f"{node.name}_grid", SIGMOID_SCALE))
+            self._round(node, GridPlan(f"{node.name}_grid", self.sigmoid_scale))
         else:
             self.plan.kinds[node] = OpKind.OTHER
 
@@ -167,9 +166,9 @@ class _Planner:
         if not isinstance(node.args[0], fx.Node):
             raise ConfigError("expected a network that returns one tensor, got several; return only the image")
         source = node.args[0]
-        image = GridPlan("output_grid", IMAGE_SCALE)
+        image = GridPlan("output_grid", self.image_scale)
         grid = self.plan.grids.get(source)
-        if grid is not None and grid.fixed_scale == IMAGE_SCALE:
+        if grid is not None and grid.fixed_scale == self.image_scale:
             return
         if grid is not None and grid.fixed_scale is None and self._leads_only_to(grid, node):
             self._replace(grid, image)

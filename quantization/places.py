@@ -21,7 +21,6 @@ from typing import Any
 from torch import fx
 
 from quantization.fake_quant import Grid, QuantizedConv2d
-from quantization.grids import IMAGE_SCALE
 from quantization.op_kinds import classify, is_copying_weight
 from quantization.quantizer import QuantizedNetwork
 from quantization.schemes import ACTIVATIONS, OpKind
@@ -102,7 +101,8 @@ def _value_place(call: fx.Node, module: fx.GraphModule) -> Place:
 def _is_picture(call: fx.Node, grid: Grid) -> bool:
     source = call.args[0]
     given = isinstance(source, fx.Node) and source.op == "placeholder"
-    return given or (grid.fixed and math.isclose(float(grid.scale), IMAGE_SCALE, rel_tol=1e-6))
+    image_scale = 1.0 / (grid.maximum - grid.minimum)
+    return given or (grid.fixed and math.isclose(float(grid.scale), image_scale, rel_tol=1e-6))
 
 
 def _kind(node: fx.Node, module: fx.GraphModule) -> OpKind:

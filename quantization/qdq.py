@@ -20,11 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from edge_sr.errors import ConfigError
-from quantization.fake_quant import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Grid, Mode, QuantizedConv2d
+from quantization.fake_quant import WEIGHT_MAX, Grid, Mode, QuantizedConv2d
 from quantization.quantizer import QuantizedNetwork
 
 _OPS = torch.ops.quantized_decomposed
-_LIMITS = (ACTIVATION_MIN, ACTIVATION_MAX, torch.int8)
 
 
 class QDQConv2d(nn.Module):
@@ -111,10 +110,11 @@ def _value(node: fx.Node) -> fx.Node:
 def _quantize_dequantize(graph: fx.Graph, node: fx.Node, value: fx.Node, grid: Grid) -> None:
     """Puts ``value`` -> quantize -> dequantize behind ``node``, and all readers of ``node`` behind that."""
     qscale, zero_point = grid.qparams()
+    limits = (grid.minimum, grid.maximum, torch.int8 if grid.maximum < 128 else torch.int16)
     with graph.inserting_after(node):
-        quantize = graph.call_function(_OPS.quantize_per_tensor.default, (value, qscale, zero_point, *_LIMITS))
+        quantize = graph.call_function(_OPS.quantize_per_tensor.default, (value, qscale, zero_point, *limits))
     with graph.inserting_after(quantize):
-        dequantize = graph.call_function(_OPS.dequantize_per_tensor.default, (quantize, qscale, zero_point, *_LIMITS))
+        dequantize = graph.call_function(_OPS.dequantize_per_tensor.default, (quantize, qscale, zero_point, *limits))
     node.replace_all_uses_with(dequantize, delete_user_cb=lambda user: user is not quantize)
 
 

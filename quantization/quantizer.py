@@ -90,7 +90,7 @@ def prepare(deployed: nn.Module, scheme: str | Scheme) -> QuantizedNetwork:
         )
     traced = fx.symbolic_trace(copy.deepcopy(deployed).eval())
     plan = plan_grids(traced, scheme)
-    grids = _create_grids(traced, plan)
+    grids = _create_grids(traced, plan, scheme.activation_bits)
     _swap_convolutions(traced, plan, grids)
     grid_of_node = _insert_rounding(traced, plan)
     traced.graph.lint()
@@ -102,7 +102,7 @@ def prepare(deployed: nn.Module, scheme: str | Scheme) -> QuantizedNetwork:
     return network.eval()
 
 
-def _create_grids(traced: fx.GraphModule, plan: Plan) -> dict[GridPlan, Grid]:
+def _create_grids(traced: fx.GraphModule, plan: Plan, bits: int) -> dict[GridPlan, Grid]:
     used = list(plan.grids.values()) + list(plan.requantize.values())
     # by position of the first value on it, so that walking the grids backwards walks the network backwards
     order = {node: index for index, node in enumerate(traced.graph.nodes)}
@@ -113,7 +113,7 @@ def _create_grids(traced: fx.GraphModule, plan: Plan) -> dict[GridPlan, Grid]:
         first[grid] = min(first.get(grid, math.inf), order[value] + 0.5)
     device = next((parameter.device for parameter in traced.parameters()), None)
     created = {
-        grid: Grid(fixed_scale=grid.fixed_scale, device=device)
+        grid: Grid(bits=bits, fixed_scale=grid.fixed_scale, device=device)
         for grid in sorted(dict.fromkeys(used), key=lambda grid: first[grid])
     }
     if hasattr(traced, "grids"):

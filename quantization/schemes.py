@@ -39,13 +39,15 @@ class Scheme:
         name: the key in :data:`SCHEMES`.
         summary: one line for ``--help`` and reports.
         quantized: whether the network must be prepared and calibrated (or trained) before it can be exported.
-        int8_ops: kinds of ops that run on int8 values; everything else stays float. Empty for float schemes.
+        int8_ops: kinds of ops that run on whole numbers; everything else stays float. Empty for float schemes.
+        activation_bits: 8 or 16; weights have 8 either way.
     """
 
     name: str
     summary: str
     quantized: bool
     int8_ops: frozenset[OpKind] = frozenset()
+    activation_bits: int = 8
 
     def __post_init__(self) -> None:
         if self.quantized != bool(self.int8_ops):
@@ -55,9 +57,12 @@ class Scheme:
             )
         if OpKind.OTHER in self.int8_ops:
             raise ConfigError(f"expected named kinds of ops in int8_ops, got OTHER in {self.name!r}; remove it")
+        if self.activation_bits not in (8, 16):
+            raise ConfigError(f"expected activations of 8 or 16 bits, got {self.activation_bits} in {self.name!r}")
 
 
 _MOVING = frozenset({OpKind.RELU, OpKind.CLIP, OpKind.MOVE, OpKind.CAT})
+_ALL = _MOVING | {OpKind.CONV, OpKind.ADD, OpKind.MUL, OpKind.SIGMOID}
 
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
@@ -68,7 +73,7 @@ SCHEMES: dict[str, Scheme] = {
             name="w8a8",
             summary="int8 weights and activations wherever the targets have int8 arithmetic",
             quantized=True,
-            int8_ops=_MOVING | {OpKind.CONV, OpKind.ADD, OpKind.MUL, OpKind.SIGMOID},
+            int8_ops=_ALL,
         ),
         Scheme(
             name="w8a8_mixed",
@@ -77,6 +82,13 @@ SCHEMES: dict[str, Scheme] = {
             # What docs/quantization.md measures: int8 sums and products cost most of what can be had back, sigmoids
             # nothing.
             int8_ops=_MOVING | {OpKind.CONV, OpKind.SIGMOID},
+        ),
+        Scheme(
+            name="w8a16",
+            summary="int8 weights, 16-bit activations: for NPUs that have them, where 8 bits show bands",
+            quantized=True,
+            int8_ops=_ALL,
+            activation_bits=16,
         ),
     )
 }

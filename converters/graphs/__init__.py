@@ -1,4 +1,4 @@
-"""What model files compute, read into one form for all three formats."""
+"""What model files compute, read into one form for all formats."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from converters.graphs.coreml_reader import read_coreml
 from converters.graphs.executorch_reader import read_executorch
 from converters.graphs.graph import ComputeGraph, canonical_sha256
+from converters.graphs.onnx_reader import read_onnx
 from converters.graphs.tflite_reader import read_tflite
 from edge_sr.errors import ArtifactError, ConfigError, MissingToolError, refuse_damaged
 
@@ -17,9 +18,10 @@ READERS: dict[str, Callable[[Path], ComputeGraph]] = {
     "tflite": read_tflite,
     "executorch": read_executorch,
     "coreml": read_coreml,
+    "qnn": read_onnx,
 }
 # The package whose schema a reader reads by: another release of it may know of more options, and hash those too.
-_SCHEMA_PACKAGES = {"tflite": "ai-edge-litert", "executorch": "executorch", "coreml": "coremltools"}
+_SCHEMA_PACKAGES = {"tflite": "ai-edge-litert", "executorch": "executorch", "coreml": "coremltools", "qnn": "onnx"}
 
 
 def read_graph(path: Path, target: str) -> ComputeGraph:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from converters.artifact import Artifact, ArtifactMeta
+from converters.artifact import Artifact, ArtifactMeta, with_main_file
+from converters.qnn.socs import get_soc
 from converters.runners.runtime import Runtime
 from edge_sr.errors import ConfigError
 
@@ -28,6 +29,19 @@ RUNTIMES: dict[str, Runtime] = {
             target="coreml",
             title="Core ML, evaluated",
             runner="coreml_evaluator_runner:CoreMLEvaluatorRunner",
+            stand_in=True,
+        ),
+        *(
+            Runtime(
+                name=f"hexagon_{kind}",
+                target="qnn",
+                title=title,
+                runner=f"hexagon_runner:open_{kind}",
+                own_process=True,
+                environment="converters.qnn.toolchain:emulator_environment",
+                timeout_s=1200.0,
+            )
+            for kind, title in (("v73", "Hexagon v73+, emulated"), ("v68", "Hexagon v68, emulated"))
         ),
     )
 }
@@ -46,19 +60,33 @@ def runtimes_of(target: str) -> tuple[str, ...]:
     return found
 
 
-def accuracy_runtimes(meta: ArtifactMeta) -> tuple[str, ...]:
+def accuracy_runtimes(meta: ArtifactMeta, *, thorough: bool = False) -> tuple[str, ...]:
     """The runtimes in which an artifact's accuracy is measured on this system, the most telling first.
 
-    Core ML itself predicts on macOS only; the evaluator executes the same package anywhere.
+    Core ML itself predicts on macOS only; the evaluator executes the same package anywhere. Of Hexagon's two kinds of
+    arithmetic, those that files are compiled for.
 
+    Args:
+        meta: of the artifact.
+        thorough: every kind of arithmetic that phones have, compiled for or not.
     Raises:
         ConfigError: there is no such target.
     """
     runtimes = runtimes_of(meta.target)
+    if meta.target == "qnn":
+        own = [f"hexagon_{get_soc(entry.soc).arithmetic}" for entry in (meta.compiled or {}).values()]
+        return tuple(dict.fromkeys([*own, *runtimes] if thorough or not own else own))
     return tuple(runtime for runtime in runtimes if runtime != "coreml" or sys.platform == "darwin")
 
 
-def open_runner(artifact: Artifact, *, threads: int = 1, isolated: bool = False, runtime: str | None = None) -> Runner:
+def open_runner(
+    artifact: Artifact,
+    *,
+    threads: int = 1,
+    isolated: bool = False,
+    runtime: str | None = None,
+    file: str | None = None,
+) -> Runner:
     """Open a runner for an artifact; its runtime is imported now.
 
     Args:
@@ -68,16 +96,26 @@ def open_runner(artifact: Artifact, *, threads: int = 1, isolated: bool = False,
             use this for artifacts that were not made just now. A runtime with ``own_process`` always does.
         runtime: one of :data:`RUNTIMES` for the artifact's target; None for the target's own. "coreml_evaluator"
             executes Core ML packages on any system, where "coreml" needs macOS.
+        file: which of the artifact's runnable files; None for the main one, or where the runtime is an NPU, for the
+            one that is compiled for it.
     Raises:
+        ArtifactError: the artifact has no such file.
         ConfigError: the runtime does not execute artifacts of this target.
         MissingToolError: the runtime is not installed.
         RunnerError: the runtime cannot load the file, or cannot run here at all.
     """
     chosen = _checked_runtime(artifact, threads, runtime)
+    artifact = with_main_file(artifact, file or _file_for(artifact.meta, chosen))
     if isolated or chosen.own_process:
         from converters.isolation import IsolatedRunner
 
-        return IsolatedRunner(artifact, threads=threads, runtime=chosen.name, environment=chosen.environment_here())
+        return IsolatedRunner(
+            artifact,
+            threads=threads,
+            runtime=chosen.name,
+            environment=chosen.environment_here(),
+            timeout_s=chosen.timeout_s,
+        )
     return open_here(artifact, threads=threads, runtime=chosen.name)
 
 
@@ -88,6 +126,13 @@ def open_here(artifact: Artifact, *, threads: int = 1, runtime: str | None = Non
     make: Callable[..., Any] = getattr(import_module(f"converters.runners.{module}"), name)
     runner: Runner = make(artifact, threads=threads)
     return runner
+
+
+def _file_for(meta: ArtifactMeta, runtime: Runtime) -> str:
+    if meta.target != "qnn":
+        return meta.main_file
+    kinds = {name: get_soc(entry.soc).arithmetic for name, entry in (meta.compiled or {}).items()}
+    return next((name for name, kind in kinds.items() if runtime.name == f"hexagon_{kind}"), meta.main_file)
 
 
 def _checked_runtime(artifact: Artifact, threads: int, runtime: str | None) -> Runtime:

@@ -18,6 +18,8 @@ class Runtime:
             ``threads``.
         own_process: whether it must not live in this process: its libraries print, crash, or read their environment
             when the process starts.
+        stand_in: whether it is this project's own; what it cannot do says nothing about the file.
+        timeout_s: for opening it, and for one tile.
         environment: ``module:function`` that gives the variables of that process; empty for those of this one.
     """
 
@@ -27,6 +29,8 @@ class Runtime:
     runner: str
     own_process: bool = False
     environment: str = ""
+    stand_in: bool = False
+    timeout_s: float = 120.0
 
     def environment_here(self) -> dict[str, str]:
         """The variables that its process needs beside those of this one.

@@ -1,0 +1,1 @@
+"""Qualcomm's NPU, Hexagon: compiled files for Snapdragons, and their arithmetic emulated on this machine."""
