@@ -83,7 +83,7 @@ def record_self_test(meta: ArtifactMeta, folder: Path) -> ArtifactMeta:
 
     Args:
         meta: of the files in ``folder``.
-        folder: where the files lie, the caller's alone: ``artifact.json`` is written into it for runtimes that look there.
+        folder: where the files lie, the caller's alone: runtimes in other processes find ``artifact.json`` there.
     Raises:
         ConversionError: the target's own runtime refuses the file, or it gives no picture.
     """
