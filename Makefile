@@ -10,9 +10,12 @@ BIN := $(VENV)/bin
 # Two workers, each test file whole on one of them: session fixtures convert a network once, not once per worker.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 DEMO_ARGS ?=
+# NPU=1: with Qualcomm's compiler and emulator, whose licence is yours to accept (make help).
+NPU ?=
 
 TORCH := $(VENV)/.stamp-torch
 RUN := $(VENV)/.stamp-run
+QNN := $(VENV)/.stamp-qnn
 DEV := $(VENV)/.stamp-dev
 
 # --no-compile: only the modules that are ever imported get compiled, then; it saves minutes.
@@ -26,6 +29,7 @@ QUIETLY := 2>&1 | tee -a $(VENV)/install.log | awk '/^ *Collecting / { if (++n %
 help:
 	@echo "make setup   .venv with everything; source .venv/bin/activate then gives you edge-sr"
 	@echo "make demo    set up, then export, verify and profile the bundled network; report in out/demo/report.html"
+	@echo "make demo NPU=1   the same with Qualcomm's NPU; installs onnxruntime-qnn (Qualcomm AI Stack License)"
 	@echo "make test    set up, then run the test suite"
 	@echo "make check   set up, then formatting, lint, types and layers"
 	@echo "make format  format and mend what ruff can"
@@ -36,8 +40,9 @@ help:
 setup: $(RUN)
 	@echo "ready: source $(VENV)/bin/activate, then edge-sr --help"
 
-demo: $(RUN)
-	$(BIN)/edge-sr demo $(DEMO_ARGS)
+demo: $(RUN) $(if $(NPU),$(QNN))
+	$(BIN)/edge-sr demo $(if $(NPU),--npu) $(DEMO_ARGS)
+	@[ -n "$(NPU)" ] || echo "with Qualcomm's NPU, compiled and emulated: make demo NPU=1 (installs its libraries; licence in docs/npu.md)"
 
 test: $(DEV)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -82,6 +87,11 @@ $(TORCH): constraints.txt
 $(RUN): $(TORCH) pyproject.toml
 	@echo "set-up 3/3: the three toolchains (about 2.5 GB on disk; minutes)"
 	@$(PIP) --no-build-isolation -e '.[all]' $(QUIETLY)
+	@touch $@
+
+$(QNN): $(RUN)
+	@echo "set-up: Qualcomm's compiler and emulator (onnxruntime-qnn, Qualcomm AI Stack License)"
+	@$(PIP) --no-build-isolation -e '.[qnn]' $(QUIETLY)
 	@touch $@
 
 $(DEV): $(RUN)

@@ -22,7 +22,6 @@ from apps.verification.scoring import closing_runner
 from apps.weights import resolve_weights
 from converters.artifact import Artifact, load_artifact
 from converters.self_test import open_checked_runner
-from converters.targets import TARGETS
 from edge_sr.datasets import ImagePair, ImageSet
 from edge_sr.errors import ConfigError
 from edge_sr.evaluation import SetScore, image_drops, score_bicubic
@@ -36,6 +35,8 @@ from edge_sr.tiling import upscale_image
 Image = NDArray[np.uint8]
 
 DEFAULT_OUT = Path("out/demo")
+# One of each kind of Hexagon arithmetic.
+DEMO_SOCS = ("SM8750", "SM8350")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,7 @@ def run_demo(
     targets: Sequence[str] | None = None,
     tile: tuple[int, int] = DEFAULT_TILE,
     checkpoint: Path | None = None,
+    npu: bool = False,
     data: Path | None = None,
     sets: Sequence[str] | None = None,
     threads: Sequence[int] = (1, 2),
@@ -96,6 +98,7 @@ def run_demo(
     Args:
         out_dir: folder for everything; made where missing.
         model, scale, schemes, targets, tile, checkpoint: as for :func:`apps.exporting.export_artifacts`.
+        npu: also compile the int8 network for two Snapdragons and verify that in Hexagon's emulator.
         data, sets: image sets; default the sample photos.
         threads, runs, max_seconds: as for :func:`apps.profiling.host.profile_artifacts`.
         command: printed in the report.
@@ -107,13 +110,26 @@ def run_demo(
         model=model,
         scale=scale,
         schemes=schemes,
-        targets=tuple(TARGETS) if targets is None else targets,
+        targets=targets,
         tile=tile,
         out_dir=out_dir / "artifacts",
         checkpoint=checkpoint,
         overwrite=True,
         progress=progress,
     )
+    if npu:
+        compiled = export_artifacts(
+            model=model,
+            scale=scale,
+            targets=("qnn",),
+            tile=tile,
+            out_dir=out_dir / "artifacts",
+            checkpoint=checkpoint,
+            socs=DEMO_SOCS,
+            overwrite=True,
+            progress=progress,
+        )
+        export = ExportReport(rows=(*export.rows, *compiled.rows))
     if not export.paths:
         raise ConfigError(f"expected at least one artifact, got none: {export.failures[0].error}")
     verify = verify_artifacts(

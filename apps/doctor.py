@@ -102,6 +102,12 @@ def _looks(quick: bool, trying: Callable[[str], None]) -> Iterator[Check]:
 def check_target(target: Target, *, quick: bool = False) -> Check:
     """Whether artifacts of one target can be made and run here, tried unless ``quick``."""
     missing = [name for name in target.converter_packages if package_version(name) is None]
+    if missing and target.on_request:
+        cure = target.install or pip_install(missing)
+        if target.licence:
+            cure += f" (its licence is yours to accept: {target.licence})"
+        detail = f"not asked for: {', '.join(missing)} not installed"
+        return Check(group="targets", name=target.name, status=NOTE, detail=detail, cure=cure)
     runtimes = [name for name in target.runtime_packages if package_version(name) is not None]
     if missing:
         runs = f"; artifacts made elsewhere run with {runtimes[0]}" if runtimes else ""
@@ -113,6 +119,7 @@ def check_target(target: Target, *, quick: bool = False) -> Check:
             cure=pip_install(missing),
         )
     versions = ", ".join(f"{name} {package_version(name)}" for name in target.converter_packages)
+    versions += f"; licence of its libraries: {target.licence}" if target.licence else ""
     if quick:
         reason = reason_not_runnable(target.name)
         detail = f"installed, not tried: {versions}" + (f"; {reason}" if reason else "")
@@ -127,9 +134,20 @@ def check_target(target: Target, *, quick: bool = False) -> Check:
         group="targets",
         name=target.name,
         status=OK if reason is None else NOTE,
-        detail=str(detail),
+        detail=f"{detail}{_libraries_of(target)}",
         cure="" if reason is None else "copy the artifact to a Mac and run edge-sr verify there",
     )
+
+
+def _libraries_of(target: Target) -> str:
+    """Whose libraries a target uses, where they are not open source."""
+    if target.name != "qnn":
+        return ""
+    from converters.qnn.toolchain import qnn_version, sdk_libraries
+
+    sdk = sdk_libraries()
+    compiler = f"QNN {qnn_version()} of onnxruntime-qnn" if sdk is None else f"LiteRT's SDK at {sdk}"
+    return f"; compiles with {compiler}, emulates with QNN {qnn_version()}; {target.licence}"
 
 
 def pip_install(names: list[str]) -> str:

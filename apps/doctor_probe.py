@@ -18,13 +18,14 @@ from apps.runnable import reason_not_runnable
 from converters.artifact import Artifact
 from converters.export import export_artifact
 from converters.runners import open_runner
+from converters.targets import get_target
 from edge_sr.errors import EdgeSRError
 from edge_sr.runner import TorchRunner
 
 PROBE_TILE = (16, 16)
 _SCALE = 2
-# Float results differ by a rounding flip at most.
-_MOST_LEVELS = 1
+# Float results differ by a rounding flip at most, half floats by another.
+_MOST_LEVELS = 2
 
 
 class ProbeNetwork(nn.Module):
@@ -58,7 +59,7 @@ def probe_target(target: str) -> str:
     with tempfile.TemporaryDirectory(prefix="edge-sr-doctor-") as scratch:
         artifact = export_artifact(
             network=network,
-            scheme="fp32",
+            scheme=get_target(target).schemes[0],
             target=target,
             tile=PROBE_TILE,
             out_dir=Path(scratch),

@@ -14,7 +14,7 @@ from apps.verification.overlap_choice import OverlapChoice, choose_overlap
 from apps.weights import Weights, resolve_weights
 from converters.artifact import Artifact, artifact_name, refuse_existing
 from converters.export import check_tile, export_artifact
-from converters.targets import TARGETS, get_target
+from converters.targets import USUAL_TARGETS, get_target
 from edge_sr.errors import ConfigError, ConversionError, EdgeSRError, MissingToolError
 from quantization.schemes import get_scheme
 
@@ -82,6 +82,7 @@ def export_artifacts(
     out_dir: Path,
     checkpoint: Path | None = None,
     calibration: Path | None = None,
+    socs: Sequence[str] = (),
     overlap: int | None = None,
     overwrite: bool = False,
     progress: Progress = quiet,
@@ -95,7 +96,8 @@ def export_artifacts(
         model: a name in ``MODELS``.
         scale: 2, 3 or 4.
         schemes: names in ``SCHEMES``; each target must be able to do each of them.
-        targets: names in ``TARGETS``; None for all.
+        targets: names in ``TARGETS``; None for those that need not be asked for by name.
+        socs: systems on a chip to compile for, where a target compiles for some.
         tile: (height, width) of the LR input, multiples of the network's ``tile_multiple``.
         out_dir: folder for the artifact folders; made where missing.
         checkpoint: float or quantized checkpoint file; default the bundled ones, the float one for float schemes.
@@ -109,7 +111,10 @@ def export_artifacts(
         CheckpointError: no weights, or those of another network.
         ArtifactError: an artifact folder exists.
     """
-    jobs = _plan(schemes, list(TARGETS) if targets is None else targets)
+    if socs and not any(get_target(name).compiles_for_socs for name in targets or ()):
+        named = ", ".join(targets or USUAL_TARGETS)
+        raise ConfigError(f"expected a target that compiles for a SoC, got {named} with {socs[0]}; add --target qnn")
+    jobs = _plan(schemes, USUAL_TARGETS if targets is None else targets)
     weights: dict[str, Weights] = {}
     for scheme, target in jobs:
         name = artifact_name(model=model, scale=scale, scheme=scheme, target=target, tile=tile)
@@ -127,7 +132,9 @@ def export_artifacts(
     for scheme, target in jobs:
         progress(f"export {target} {scheme}", 0, 1)
         rows.append(
-            _export_one(weights[scheme], model, scale, scheme, target, tile, Path(out_dir), overlaps[scheme], overwrite)
+            _export_one(
+                weights[scheme], model, scale, scheme, target, socs, tile, Path(out_dir), overlaps[scheme], overwrite
+            )
         )
         progress(f"export {target} {scheme}", 1, 1)
     return ExportReport(rows=tuple(rows))
@@ -149,6 +156,7 @@ def _export_one(
     scale: int,
     scheme: str,
     target: str,
+    socs: Sequence[str],
     tile: tuple[int, int],
     out_dir: Path,
     overlap: OverlapChoice | int,
@@ -163,6 +171,7 @@ def _export_one(
             network=weights.network,
             scheme=scheme,
             target=target,
+            socs=socs,
             tile=tile,
             out_dir=out_dir,
             overlap=given,

@@ -26,6 +26,8 @@ PACKAGES = (
     "tflite-runtime",
     "executorch",
     "coremltools",
+    "onnxruntime",
+    "onnxruntime-qnn",
 )
 
 

@@ -1,8 +1,10 @@
-"""Whether this machine can execute an artifact at all, asked before anything is loaded."""
+"""Whether this machine can execute an artifact at all, and be timed at it, asked before anything is loaded."""
 
 from __future__ import annotations
 
 import sys
+
+from converters.targets import TARGETS
 
 COREML_REASON = "cannot run here: Core ML predicts on macOS only"
 
@@ -15,3 +17,10 @@ def reason_not_runnable(target: str) -> str | None:
     if target == "coreml" and sys.platform != "darwin":
         return COREML_REASON
     return None
+
+
+def reason_not_timed(target: str) -> str | None:
+    """Why no artifact of ``target`` is timed on this system, or None where it may be."""
+    if target in TARGETS and TARGETS[target].emulated:
+        return "no latency: what runs here emulates the NPU, and its time says nothing of a phone's"
+    return reason_not_runnable(target)

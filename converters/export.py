@@ -81,6 +81,7 @@ def export_artifact(
                 scale=scale,
                 tile=tile,
                 work_dir=work_dir,
+                target=target,
                 socs=tuple(socs),
                 checkpoint_sha256=checkpoint_sha256,
                 weights_license=weights_license,

@@ -22,6 +22,7 @@ class LoweringJob:
         model, scale: what the network is.
         tile: (height, width) of the LR input; a multiple of the network's ``tile_multiple``.
         work_dir: existing empty folder that the lowering writes its files into.
+        target: name of the target, for a lowering that serves several.
         socs: systems on a chip to compile for, of targets that compile for some; empty for the target's choice.
         checkpoint_sha256, weights_license, weights_attribution: for formats that carry such metadata; may be empty.
     """
@@ -32,6 +33,7 @@ class LoweringJob:
     scale: int
     tile: tuple[int, int]
     work_dir: Path
+    target: str = ""
     socs: tuple[str, ...] = ()
     checkpoint_sha256: str = ""
     weights_license: str = ""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.artifact import META_FILE, Artifact, ArtifactMeta, SelfTest, write_meta
-from converters.runners import RUNTIMES, accuracy_runtimes, open_runner
+from converters.runners import RUNTIMES, accuracy_runtimes, files_for, open_runner
 from edge_sr.errors import ArtifactError, ConversionError, MissingToolError, RunnerError
 from edge_sr.quiet import quiet_native
 
@@ -118,10 +118,9 @@ def open_checked_runner(
     runner = open_runner(artifact, threads=threads, isolated=isolated, runtime=runtime)
     try:
         check_self_test(runner, artifact)
+        _check_other_files(runner, artifact, runtime)
     except BaseException:
-        close = getattr(runner, "close", None)
-        if close is not None:
-            close()
+        _close(runner)
         raise
     return runner
 
@@ -146,6 +145,27 @@ def check_self_test(runner: Runner, artifact: Artifact) -> SelfTestResult:
             "export the artifact again"
         )
     return _compare(samples, record, runner.name, artifact)
+
+
+def _check_other_files(runner: Runner, artifact: Artifact, runtime: str | None) -> None:
+    """Files compiled for other chips of the same arithmetic compute the very same; RunnerError where one does not."""
+    meta = artifact.meta
+    chosen = runtime or accuracy_runtimes(meta)[0]
+    others = [name for name in files_for(meta, chosen)[1:] if name in (meta.compiled or {})]
+    if not others:
+        return
+    expected = _run(runner, meta)
+    for name in others:
+        other = open_runner(artifact, runtime=chosen, file=name)
+        try:
+            same = np.array_equal(_run(other, meta), expected)
+        finally:
+            _close(other)
+        if not same:
+            raise RunnerError(
+                f"expected {artifact.path / name} to give the very picture of {runner.name}, got another: the file is "
+                "damaged; export the artifact again"
+            )
 
 
 def _compare(samples: Image, record: SelfTest, runtime: str, artifact: Artifact) -> SelfTestResult:
@@ -198,6 +218,13 @@ def _stride(sr: Image) -> int:
 
 def _samples(sr: Image, stride: int) -> Image:
     return np.ascontiguousarray(sr[::stride, ::stride])
+
+
+def _close(runner: Runner) -> None:
+    """End the process of a runner that has one."""
+    close = getattr(runner, "close", None)
+    if close is not None:
+        close()
 
 
 def _kind(runtime: str) -> str:

@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import cast
 
 from converters.lowering import Lowered, LoweringJob
+from converters.qnn.toolchain import INSTALL, LICENSE
+from converters.vendors import VENDORS
 from edge_sr.choices import expect_choice
 from edge_sr.errors import UnsupportedScheme
 
@@ -23,6 +25,11 @@ class Target:
         converter_packages: pip packages that export needs.
         runtime_packages: pip packages of which one is needed to run an artifact.
         module: where ``lower(job) -> Lowered`` lives; imported when it is called.
+        compiles_for_socs: whether it makes a file for each system on a chip that is asked for.
+        on_request: whether it must be named to be exported for: its tools are no part of the usual installation.
+        emulated: whether what runs its artifacts here emulates the device, so that its time says nothing.
+        install: the cure where a package is missing; empty for that of each package.
+        licence: whose terms the user of its tools accepts, where they are not open source.
     """
 
     name: str
@@ -31,6 +38,11 @@ class Target:
     converter_packages: tuple[str, ...]
     runtime_packages: tuple[str, ...]
     module: str
+    compiles_for_socs: bool = False
+    on_request: bool = False
+    emulated: bool = False
+    install: str = ""
+    licence: str = ""
 
     def lower(self, job: LoweringJob) -> Lowered:
         """Lower ``job`` with this target's toolchain, which is imported now.
@@ -81,8 +93,32 @@ TARGETS: dict[str, Target] = {
         converter_packages=("onnx", "onnxscript", "onnxruntime-qnn", "litert-torch", "ai-edge-litert"),
         runtime_packages=("onnxruntime-qnn",),
         module="converters.qnn.lower",
+        compiles_for_socs=True,
+        on_request=True,
+        emulated=True,
+        install=INSTALL,
+        licence=LICENSE,
     ),
+    **{
+        vendor.name: Target(
+            name=vendor.name,
+            title=vendor.title,
+            schemes=("fp32", "w8a8"),
+            converter_packages=("litert-torch", "ai-edge-litert", vendor.sdk_package),
+            runtime_packages=("ai-edge-litert", "tflite-runtime"),
+            module="converters.npu",
+            compiles_for_socs=True,
+            on_request=True,
+            licence="the vendor's",
+        )
+        for vendor in VENDORS.values()
+    },
 }
+
+
+# As typed: "npu" stands for the target that --vendor names.
+TYPED_TARGETS = (*(name for name in TARGETS if name not in VENDORS), "npu")
+USUAL_TARGETS = tuple(target.name for target in TARGETS.values() if not target.on_request)
 
 
 def get_target(name: str) -> Target:

@@ -24,6 +24,7 @@ from apps.commands.options import (
     working,
 )
 from apps.streams import complain
+from edge_sr.errors import ConfigError
 
 
 def export(
@@ -35,10 +36,30 @@ def export(
         choice(
             "--scheme",
             known="quantization.schemes:SCHEMES",
-            help="fp32, fp16, w8a8 or w8a8_mixed; may be given again. Default: w8a8.",
+            help="fp32, fp16, w8a8, w8a8_mixed or w8a16; may be given again. Default: w8a8.",
         ),
     ] = None,
-    target: Targets = None,
+    target: Annotated[
+        list[str] | None,
+        choice(
+            "--target",
+            known="converters.targets:TYPED_TARGETS",
+            help="tflite, executorch, coreml, qnn or npu; may be given again. Default: the first three.",
+        ),
+    ] = None,
+    soc: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--soc",
+            metavar="NAME",
+            help="For qnn and npu: chip to compile for, as SM8750; may be given again. Default: one of today.",
+            show_default=False,
+        ),
+    ] = None,
+    vendor: Annotated[
+        str | None,
+        choice("--vendor", known="converters.vendors:VENDORS", help="For npu: mediatek, google_tensor or samsung."),
+    ] = None,
     tile: Annotated[str, typer.Option("--tile", help="LR input as WIDTHxHEIGHT.")] = "128x128",
     checkpoint: Checkpoint = None,
     calibration: Annotated[
@@ -73,7 +94,8 @@ def export(
             model=model,
             scale=scale,
             schemes=scheme or ("w8a8",),
-            targets=target or None,
+            targets=_meant(target, vendor),
+            socs=soc or (),
             tile=size,
             out_dir=out,
             checkpoint=checkpoint,
@@ -96,6 +118,9 @@ def demo(
     tile: Annotated[str, typer.Option("--tile", help="LR input as WIDTHxHEIGHT.")] = "128x128",
     checkpoint: Checkpoint = None,
     target: Targets = None,
+    npu: Annotated[
+        bool, typer.Option("--npu", help="Also compile for two Snapdragons and verify in Hexagon's emulator.")
+    ] = False,
     data: Data = None,
     sets: Sets = None,
     runs: Annotated[int, typer.Option("--runs", help="Timed runs per measurement.", min=1)] = 50,
@@ -119,6 +144,7 @@ def demo(
             model=model,
             scale=scale,
             targets=target or None,
+            npu=npu,
             tile=size,
             checkpoint=checkpoint,
             data=data,
@@ -136,6 +162,15 @@ def demo(
         say(line)
     save("demo", report, json_file)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.export.failures])
+
+
+def _meant(targets: list[str] | None, vendor: str | None) -> list[str] | None:
+    """The targets as typed, with the vendor's in place of npu; None for the usual ones."""
+    if vendor is None and "npu" in (targets or ()):
+        raise ConfigError("expected the vendor of the NPU, got none; add --vendor mediatek, google_tensor or samsung")
+    if vendor is not None and "npu" not in (targets or ()):
+        raise ConfigError(f"expected --target npu beside --vendor {vendor}, got {', '.join(targets or ()) or 'none'}")
+    return [str(vendor) if name == "npu" else name for name in targets] if targets else None
 
 
 def fail_on(lines: list[str]) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from apps.progress import Progress, quiet
 from apps.results import plain
+from apps.verification.agreement_limits import rounds_its_own_way
 from apps.verification.divergence import Divergence, find_divergence
 from apps.verification.references import References
 from apps.verification.sample_tiles import NOISE, SampleTile, pick_tiles
@@ -91,8 +92,9 @@ class AgreementMatrix:
     """All participants of one network, scheme and tile, and every pair of those that ran.
 
     ``divergences`` holds one entry per artifact that was more than :data:`ALLOWED_LEVELS` from anyone, and one for QDQ
-    where it was as far from the fake-quantized network; ``divergence_reasons`` says why one of them has no entry: the
-    search failed, or its pictures are those of one that has.
+    where it was as far from the fake-quantized network; NPUs, which round in their own way, stand aside.
+    ``divergence_reasons`` says why one of them has no entry: the search failed, or its pictures are those of one that
+    has.
     """
 
     model: str
@@ -307,7 +309,7 @@ def _artifact_candidates(group: Sequence[Artifact], settings: _Settings) -> list
     candidates = []
     taken: set[str] = set()
     for artifact in group:
-        for runtime in accuracy_runtimes(artifact.meta):
+        for runtime in accuracy_runtimes(artifact.meta, thorough=True):
             name = RUNTIMES[runtime].title
             if name in taken:  # the same target twice in one group: folders tell them apart
                 name = f"{name}, {artifact.path.name}"
@@ -356,8 +358,11 @@ def _find_divergences(
 ) -> tuple[list[Divergence], list[tuple[str, str]]]:
     found: list[Divergence] = []
     failed: list[tuple[str, str]] = []
-    for candidate in candidates if settings.diverging else ():
-        own = [pair for pair in pairs if candidate.name in (pair.first, pair.second)]
+    alike = [candidate for candidate in candidates if not rounds_its_own_way(candidate.runtime)]
+    names = {candidate.name for candidate in alike}
+    among = [pair for pair in pairs if {pair.first, pair.second} <= names]
+    for candidate in alike if settings.diverging else ():
+        own = [pair for pair in among if candidate.name in (pair.first, pair.second)]
         if candidate.name in (FAKE_QUANT, FLOAT) or not _too_far(candidate, own):
             continue
         twin = _explained_twin(candidate.name, own, [divergence.participant for divergence in found])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from converters.artifact import Artifact, ArtifactMeta, with_main_file
 from converters.qnn.socs import get_soc
 from converters.runners.runtime import Runtime
+from converters.vendors import VENDORS
 from edge_sr.errors import ConfigError
 
 if TYPE_CHECKING:  # it imports torch, which a board that only runs artifacts need not have
@@ -33,11 +34,21 @@ RUNTIMES: dict[str, Runtime] = {
         ),
         *(
             Runtime(
+                name=f"{vendor.name}_cpu",
+                target=vendor.name,
+                title=f"{vendor.title}'s file on the CPU",
+                runner="tflite_runner:TFLiteRunner",
+            )
+            for vendor in VENDORS.values()
+        ),
+        *(
+            Runtime(
                 name=f"hexagon_{kind}",
                 target="qnn",
                 title=title,
                 runner=f"hexagon_runner:open_{kind}",
                 own_process=True,
+                own_rounding=True,
                 environment="converters.qnn.toolchain:emulator_environment",
                 timeout_s=1200.0,
             )
@@ -105,7 +116,7 @@ def open_runner(
         RunnerError: the runtime cannot load the file, or cannot run here at all.
     """
     chosen = _checked_runtime(artifact, threads, runtime)
-    artifact = with_main_file(artifact, file or _file_for(artifact.meta, chosen))
+    artifact = with_main_file(artifact, file or files_for(artifact.meta, chosen.name)[0])
     if isolated or chosen.own_process:
         from converters.isolation import IsolatedRunner
 
@@ -128,11 +139,12 @@ def open_here(artifact: Artifact, *, threads: int = 1, runtime: str | None = Non
     return runner
 
 
-def _file_for(meta: ArtifactMeta, runtime: Runtime) -> str:
+def files_for(meta: ArtifactMeta, runtime: str) -> tuple[str, ...]:
+    """The files that a runtime can be asked to run, the one it runs unasked first."""
     if meta.target != "qnn":
-        return meta.main_file
+        return (meta.main_file,)
     kinds = {name: get_soc(entry.soc).arithmetic for name, entry in (meta.compiled or {}).items()}
-    return next((name for name, kind in kinds.items() if runtime.name == f"hexagon_{kind}"), meta.main_file)
+    return (*(name for name, kind in kinds.items() if runtime == f"hexagon_{kind}"), meta.main_file)
 
 
 def _checked_runtime(artifact: Artifact, threads: int, runtime: str | None) -> Runtime:

@@ -18,6 +18,7 @@ class Runtime:
             ``threads``.
         own_process: whether it must not live in this process: its libraries print, crash, or read their environment
             when the process starts.
+        own_rounding: whether it rounds otherwise than XNNPACK, whose rounding the fake-quantized networks have.
         stand_in: whether it is this project's own; what it cannot do says nothing about the file.
         timeout_s: for opening it, and for one tile.
         environment: ``module:function`` that gives the variables of that process; empty for those of this one.
@@ -29,6 +30,7 @@ class Runtime:
     runner: str
     own_process: bool = False
     environment: str = ""
+    own_rounding: bool = False
     stand_in: bool = False
     timeout_s: float = 120.0
 
