@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 
+from apps.lint.reader import read_operators
 from converters.lowering import Lowered, LoweringJob
 from edge_sr.checkpoints import bundled_checkpoint, load_checkpoint, save_checkpoint
 from edge_sr.errors import ConfigError, DataError, ShapeError
@@ -243,7 +245,7 @@ def test_a_window_holds_neighbours_and_a_grid_holds_evenly_spread_pixels() -> No
     windows, grids = window_tokens(index, 8)[..., 0], grid_tokens(index, 8)[..., 0]
     at = 4  # second row, second column of windows in the first image
     assert windows[at].tolist() == index[0, 8:16, 8:16, 0].flatten().tolist()
-    at = 6 + 2 * 2 + 1  # second image, column offset 2 of 3, row offset 1 of 2: by column, and so are the tokens
+    at = (2 * 2 + 1) * 2 + 1  # column offset 2 of 3, row offset 1 of 2, second image; tokens go by column
     assert grids[at].tolist() == index[1, 1::2, 2::3, 0].t().flatten().tolist()
     assert torch.equal(window_pixels(windows[..., None], index, 8), index)
     assert torch.equal(grid_pixels(grids[..., None], index, 8), index)
@@ -371,6 +373,23 @@ def _lower(network: nn.Module, scheme: str, target: str, folder: Path) -> Lowere
 
 def _tiles(number: int) -> list[Tensor]:
     return list(torch.rand(number, 1, 3, 16, 16, generator=torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_no_tensor_has_more_than_the_four_axes_that_gpus_take(batch: int) -> None:
+    traced = torch.fx.symbolic_trace(small_network(blocks=2).deployed())
+    ShapeProp(traced).propagate(torch.rand(batch, 3, 16, 24))
+    shapes = [
+        node.meta["tensor_meta"].shape for node in traced.graph.nodes if hasattr(node.meta.get("tensor_meta"), "shape")
+    ]
+    assert max(map(len, shapes)) == 4
+
+
+def test_no_tensor_of_the_tflite_file_has_more_than_four_axes(tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    lowered = _lower(small_network().deployed(), "fp32", "tflite", tmp_path)
+    graph = read_operators(tmp_path / lowered.main_file, "tflite")
+    assert max(tensor.rank for op in graph.ops for tensor in op.tensors) == 4
 
 
 @pytest.mark.parametrize(

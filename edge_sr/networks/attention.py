@@ -2,8 +2,9 @@
 
 A token is one pixel. A *window* is 8x8 neighbouring pixels; a *grid* is 8x8 pixels spread evenly over the whole input
 (every ``height // 8``-th row and ``width // 8``-th column), so one matrix sees details and the other sees far.
-Everything is spelled in reshapes and permutes of rank <= 4 that hold for any batch, and ``torch.bmm`` on rank 3: the
-form that Core ML, LiteRT and XNNPACK take whole.
+Everything is spelled in moves of rank <= 4, which is what GPUs take, that hold for any batch, and ``torch.bmm`` on rank
+3: the form that Core ML, LiteRT and XNNPACK take whole. Quantized checkpoints name their grids by counting the products
+and permutes of the traced network, so these functions keep their number of both.
 """
 
 from __future__ import annotations
@@ -36,13 +37,15 @@ def window_pixels(tokens: Tensor, like: Tensor, window: int) -> Tensor:
 
 
 def grid_tokens(x: Tensor, window: int) -> Tensor:
-    """(B, H, W, C) -> (B * W/window * H/window, window**2, C): pixels that lie H/window rows, W/window columns apart.
+    """(B, H, W, C) -> (W/window * H/window * B, window**2, C): pixels that lie H/window rows, W/window columns apart.
 
-    Grids are ordered by column, then row, and so are the tokens within one: the order that a single move of rank 5
-    reaches, because the first row of tokens then stays beside the row of grids.
+    Grids are ordered by column, row and image, and the tokens within one by column: the order that a single move of
+    rank 4 reaches, because rows of grids then stay beside columns of tokens. The move leaves the images between columns
+    and rows of tokens, and the transposition behind it takes them out: for one image, it moves nothing.
     """
     batch, height, width, channels = x.shape
-    x = x.reshape(batch, window, height // window * window, width // window, channels).permute(0, 3, 2, 1, 4)
+    x = x.reshape(-1, height, width // window, channels).permute(2, 1, 0, 3)
+    x = x.reshape(-1, window, batch, window * channels).transpose(1, 2)
     return x.reshape(-1, window * window, channels)
 
 
@@ -50,7 +53,8 @@ def grid_pixels(tokens: Tensor, like: Tensor, window: int) -> Tensor:
     """Inverse of :func:`grid_tokens`; ``like`` is any (B, H, W, ?) tensor of the wanted batch and size."""
     batch, height, width, _ = like.shape
     channels = tokens.shape[2]
-    x = tokens.reshape(batch, width // window, height // window * window, window, channels).permute(0, 3, 2, 1, 4)
+    x = tokens.reshape(-1, batch, window, window * channels).transpose(1, 2)
+    x = x.reshape(width // window, height, -1, channels).permute(2, 1, 0, 3)
     return x.reshape(batch, height, width, channels)
 
 
