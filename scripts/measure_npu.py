@@ -1,0 +1,219 @@
+"""Measure one network in the arithmetic of every runtime, NPUs included, and write results/npu_MODEL_xSCALE.json.
+
+    python -m scripts.measure_npu --data benchmarks --set Set5 --set Set14
+    python -m scripts.measure_npu --model idsa_net --data benchmarks --set Set5 --row qnn:w8a8
+
+One row per artifact and runtime: PSNR-Y of whole sets in tiles, agreement with the network in PyTorch, what stays
+outside. Rows are kept as they are measured, so that the same command goes on where it was cut; ``--again`` measures
+anew. Emulators take seconds to minutes a tile; no latency is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from apps.exporting import export_artifacts
+from apps.progress import Progress, progress_bars
+from apps.results import envelope, plain, write_json
+from apps.scripting import run_script
+from apps.verification.accuracy import verify_artifacts
+from apps.verification.agreement import FAKE_QUANT, FLOAT, Agreement, AgreementMatrix, measure_agreement
+from apps.verification.references import References
+from apps.weights import resolve_weights
+from converters.artifact import Artifact, artifact_name, load_artifact
+from converters.qnn.toolchain import tool_versions
+from converters.runners import RUNTIMES
+from converters.targets import TARGETS
+from edge_sr.checkpoints import bundled_checkpoint, sha256_file
+from edge_sr.errors import ConfigError, ConversionError, MissingToolError
+from edge_sr.networks import MODELS
+from scripts.kept import kept_artifact
+from scripts.measure import ROOT, Section, relative
+
+# Target and scheme, in the order of the table.
+ROWS = (
+    *(("tflite", scheme) for scheme in ("fp32", "w8a8")),
+    ("executorch", "w8a8"),
+    ("coreml", "w8a8"),
+    *(("qnn", scheme) for scheme in ("w8a8", "fp16", "w8a16")),
+    ("vgf", "w8a8"),
+)
+# One of each kind of Hexagon arithmetic; the oldest has no fp16.
+SOCS = {"w8a8": ("SM8750", "SM8350"), "w8a16": ("SM8750", "SM8350"), "fp16": ("SM8750", "SM8450")}
+TILES_COMPARED = 16
+_SCORES = ("drop_db", "tiling_drop_db", "quantization_drop_db")
+
+
+def measure(
+    artifact: Artifact, options: argparse.Namespace, references: References, progress: Progress
+) -> list[dict[str, Any]]:
+    """Rows of one artifact, one for each runtime that measures its accuracy here."""
+    start = time.monotonic()
+    report = verify_artifacts(
+        [artifact.path], data=options.data, sets=options.sets, references=references, progress=progress
+    )
+    (matrix,) = measure_agreement(
+        [artifact],
+        data=options.data,
+        sets=["Set5"],
+        references=references,
+        tiles=options.tiles,
+        diverging=False,
+        progress=progress,
+    )
+    meta = artifact.meta
+    rows = []
+    for runtime in dict.fromkeys(row.runtime for row in report.rows):
+        scored = {row.set_name: row for row in report.rows if row.runtime == runtime}
+        rows.append(
+            {
+                "target": meta.target,
+                "scheme": meta.scheme,
+                "runtime": runtime,
+                "title": RUNTIMES[runtime].title,
+                "overlap": meta.overlap,
+                "size_bytes": meta.size_bytes,
+                "delegates": meta.delegation.delegates,
+                "ops_outside": dict(meta.delegation.ops_outside),
+                "compiled": plain(meta.to_json().get("compiled")),
+                "sets": {
+                    name: {
+                        "psnr_y_db": None if row.artifact is None else row.artifact.psnr_y_db,
+                        "float_tiled_psnr_y_db": row.float_tiled.psnr_y_db,
+                        "float_whole_psnr_y_db": row.float_whole.psnr_y_db,
+                        "reason": row.reason,
+                        **{score: getattr(row, score) for score in _SCORES},
+                    }
+                    for name, row in scored.items()
+                },
+                "agreement": _agreement(matrix, runtime),
+                "seconds": time.monotonic() - start,
+            }
+        )
+    return rows
+
+
+def _agreement(matrix: AgreementMatrix, runtime: str) -> dict[str, Any] | None:
+    """How far a runtime is from the network in PyTorch, on tiles of Set5 and noise."""
+    own = next((one for one in matrix.participants if one.runtime == runtime and one.reason is None), None)
+    reference = next((one for one in matrix.participants if one.name in (FAKE_QUANT, FLOAT)), None)
+    pair: Agreement | None = None if own is None or reference is None else matrix.pair(reference.name, own.name)
+    if pair is None or reference is None:
+        return None
+    return {
+        "reference": reference.name,
+        "tiles": len(matrix.tiles),
+        "ran_in": None if own is None else own.runner,
+        **{name: getattr(pair, name) for name in ("share_equal", "share_over_1", "max_levels", "mean_levels")},
+        "photo_max_levels": matrix.photo_max_levels(pair),
+    }
+
+
+def _artifact(options: argparse.Namespace, target: str, scheme: str) -> Artifact:
+    tile = (options.tile, options.tile)
+    weights = resolve_weights(options.model, options.scale, scheme) if scheme in ("fp32", "fp16") else None
+    sha256 = weights.checkpoint_sha256 if weights else _quantized_sha256(options, scheme)
+    name = artifact_name(model=options.model, scale=options.scale, scheme=scheme, target=target, tile=tile)
+    kept = kept_artifact(options.work, name, weights_sha256=sha256)
+    if kept is not None:
+        return kept
+    (row,) = export_artifacts(
+        model=options.model,
+        scale=options.scale,
+        schemes=(scheme,),
+        targets=(target,),
+        tile=tile,
+        out_dir=options.work,
+        socs=SOCS[scheme] if TARGETS[target].compiles_for_socs else (),
+        overwrite=True,
+    ).rows
+    if row.path is None:
+        raise ConversionError(f"expected {name}, got none: {row.error}")
+    return load_artifact(row.path)
+
+
+def _quantized_sha256(options: argparse.Namespace, scheme: str) -> str:
+    """Of the weights that a quantized artifact is made from: those trained for the scheme, or else the float ones."""
+    name = scheme if scheme == "w8a8" else "fp32"
+    return sha256_file(bundled_checkpoint(options.model, options.scale, name))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="idsa_net_mobile", choices=sorted(MODELS))
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--tile", type=int, default=64, help="height and width of the LR tile (default 64)")
+    parser.add_argument("--data", type=Path, required=True, help="folder with Set5/HR, Set14/HR and so on")
+    parser.add_argument("--set", dest="sets", action="append", required=True, help="image set; may be given again")
+    parser.add_argument("--row", dest="rows", action="append", help="TARGET:SCHEME; may be given again (default all)")
+    parser.add_argument("--tiles", type=int, default=TILES_COMPARED, help="tiles of Set5 compared level by level")
+    parser.add_argument("--again", action="store_true", help="measure rows that are there already")
+    parser.add_argument("--work", type=Path, default=ROOT / "out" / "npu", help="for artifacts")
+    parser.add_argument("--out", type=Path, help="default results/npu_MODEL_xSCALE.json")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing, row by row; returns the exit status."""
+    options = _parse(arguments)
+    wanted = [tuple(text.split(":")) for text in options.rows] if options.rows else list(ROWS)
+    if unknown := [text for text in wanted if text not in ROWS]:
+        raise ConfigError(f"expected rows of {', '.join(map(':'.join, ROWS))}, got {':'.join(unknown[0])}")
+    path = options.out or ROOT / "results" / f"npu_{options.model}_x{options.scale}.json"
+    weights = {
+        scheme: sha256_file(bundled_checkpoint(options.model, options.scale, scheme)) for scheme in ("fp32", "w8a8")
+    }
+    with progress_bars() as progress:
+        references = References((), progress=progress)
+        for target, scheme in wanted:
+            if target in TARGETS and (options.again or not _has(_kept(path, weights), target, scheme, options.sets)):
+                rows = measure(_artifact(options, target, scheme), options, references, progress)
+                _keep(path, options, weights, rows)
+    return 0
+
+
+def _kept(path: Path, weights: dict[str, str]) -> list[dict[str, Any]]:
+    """Rows measured of these weights so far."""
+    if not path.exists():
+        return []
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return list(content["rows"]) if content.get("weights") == weights else []
+
+
+def _has(rows: list[dict[str, Any]], target: str, scheme: str, sets: Sequence[str]) -> bool:
+    own = [row for row in rows if (row["target"], row["scheme"]) == (target, scheme)]
+    return bool(own) and all(set(sets) <= set(row["sets"]) for row in own)
+
+
+def _keep(path: Path, options: argparse.Namespace, weights: dict[str, str], fresh: list[dict[str, Any]]) -> None:
+    made = {(row["target"], row["scheme"]) for row in fresh}
+    rows = [row for row in _kept(path, weights) if (row["target"], row["scheme"]) not in made] + fresh
+    rows.sort(key=lambda row: ROWS.index((row["target"], row["scheme"])))
+    content = {
+        "model": options.model,
+        "scale": options.scale,
+        "tile": [options.tile, options.tile],
+        "weights": weights,
+        "npu_tools": _npu_tools(),
+        "rows": rows,
+    }
+    command = ["python", "-m", "scripts.measure_npu", *relative(sys.argv[1:])]
+    write_json(path, envelope("npu", Section(content=plain(content)), command=command))
+    print(f"wrote {len(fresh)} rows to {path.name}", file=sys.stderr)
+
+
+def _npu_tools() -> dict[str, str]:
+    try:
+        return tool_versions()
+    except MissingToolError:
+        return {}
+
+
+if __name__ == "__main__":
+    run_script(main)
