@@ -19,6 +19,7 @@ from edge_sr.errors import ArtifactError, ConversionError, MissingToolError, ref
 
 DISPATCH = "DISPATCH_OP"
 _LOG = re.compile(r"See (\S+\.error)")
+_PLACE = re.compile(r"\b[A-Z]+: \[[^\]]*\]\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +125,9 @@ def _reason(error: Exception) -> str:
     log = Path(found[1])
     lines = [" ".join(line.split()) for line in log.read_text(errors="replace").splitlines() if line.strip()]
     log.unlink(missing_ok=True)
-    wrong = [line for line in lines if "ERROR" in line.upper()] or lines or ["no word of why"]
-    return wrong[-1][:300]
+    # Of its last words many are places in its source, and its banner says "Failed" without more.
+    said = [_PLACE.sub("", line) for line in lines if re.search(r"ERROR|Failed to", line)]
+    return next((line[:300] for line in reversed(said) if " " in line), "no word of why")
 
 
 def _kind(model: Model, operator: Operator) -> str:

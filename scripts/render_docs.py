@@ -41,6 +41,8 @@ RESULT_NAMES = (
     "devices_x4",
     "idsa_net_mobile_x4",
     "idsa_net_x4",
+    "npu_idsa_net_mobile_x4",
+    "npu_idsa_net_x4",
     "published_x4",
     "quantization_x4",
     "reliability",
@@ -99,6 +101,7 @@ def render(text: str, facts: Mapping[str, Any], *, templates: Path = TEMPLATES) 
         autoescape=False,  # Markdown, not HTML
     )
     environment.filters["db"] = lambda value: "–" if value is None else f"{float(value):.2f}"
+    environment.filters["db3"] = lambda value: "–" if value is None else f"{float(value):.3f}"
     environment.filters["earlier"] = lambda sha256: earlier(sha256, facts)
     environment.filters["processor"] = processor
     environment.filters["trained_on"] = trained_on

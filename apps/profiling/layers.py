@@ -76,10 +76,10 @@ def profile_layers(
             progress=progress,
         )
         return prefix_profile(loaded, threads, cuts, macs=file_macs(loaded))
-    raise ConfigError(
-        f"layers are timed of tflite and executorch artifacts, got {loaded.meta.target}: "
-        "its runtime tells of layers on a Mac only; use edge-sr profile --device apple there"
-    )
+    why = "its runtime tells of layers on a Mac only; use edge-sr profile --device apple there"
+    if loaded.meta.target != "coreml":
+        why = "nothing here takes the time that its chip takes; give one of those"
+    raise ConfigError(f"layers are timed of tflite and executorch artifacts, got {loaded.meta.target}: {why}")
 
 
 def file_macs(artifact: Artifact) -> int:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from converters.graphs.graph import ComputeGraph, Node, Value
+from converters.graphs.graph import ComputeGraph, Node, Quantization, Value
 from edge_sr.errors import ArtifactError, MissingToolError
 
 
 def read_onnx(path: Path) -> ComputeGraph:
-    """The file's graph; quantize and dequantize stay nodes, as they are in the format.
+    """The file's graph. A constant behind its dequantize is one value with a grid, as in the other formats.
 
     Raises:
         ArtifactError: not an ONNX file, a damaged one, or one with graphs inside graphs or data in other files.
@@ -50,7 +51,7 @@ class _Reader:
         for entry in (*self.graph.input, *self.graph.value_info, *self.graph.output):
             if entry.name not in self.index:
                 self._add(self._described(entry))
-        nodes = [self._node(node) for node in self.graph.node]
+        nodes = [self._node(node) for node in self.graph.node if not self._is_stored_constant(node)]
         return ComputeGraph(
             values=tuple(self.values),
             nodes=tuple(nodes),
@@ -77,6 +78,24 @@ class _Reader:
             attributes={entry.name: _plain(helper.get_attribute_value(entry)) for entry in node.attribute},
             name=node.name,
         )
+
+    def _is_stored_constant(self, node: Any) -> bool:
+        """Whether a node only dequantizes a constant, which then takes its grid along."""
+        places = [self.index.get(name) for name in node.input]
+        if node.op_type != "DequantizeLinear" or len(places) != 3 or None in places:
+            return False
+        stored, qscale, zero_point = (self.values[place] for place in places if place is not None)
+        if stored.data is None or qscale.data is None or zero_point.data is None:
+            return False
+        axis = next((int(entry.i) for entry in node.attribute if entry.name == "axis"), 1)
+        grid = Quantization(
+            qscale=qscale.data.reshape(-1),
+            zero_point=zero_point.data.reshape(-1),
+            axis=axis if qscale.data.size > 1 else 0,
+        )
+        self.index[node.output[0]] = len(self.values)
+        self.values.append(replace(stored, quantization=grid))
+        return True
 
     def _output(self, name: str) -> int:
         if name not in self.index:
