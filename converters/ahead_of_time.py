@@ -71,6 +71,7 @@ def compile_ahead(
             maker = backend.soc_manufacturer
             component(before, after, maker, backend.soc_model, libs=plugins, sdk_libs_path=libraries)
     except (ValueError, OSError) as error:
+        destination.unlink(missing_ok=True)
         raise ConversionError(f"{what}, got {_reason(error)}") from None
     delegation = compiled_delegation(destination)
     if not delegation.delegates:
