@@ -39,6 +39,7 @@ RUNTIMES: dict[str, Runtime] = {
                 runner=f"hexagon_runner:open_{kind}",
                 own_process=True,
                 environment="converters.qnn.toolchain:emulator_environment",
+                exact=True,
                 timeout_s=1200.0,
             )
             for kind, title in (("v73", "Hexagon v73+, emulated"), ("v68", "Hexagon v68, emulated"))

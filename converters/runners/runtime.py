@@ -19,6 +19,8 @@ class Runtime:
         own_process: whether it must not live in this process: its libraries print, crash, or read their environment
             when the process starts.
         stand_in: whether it is this project's own; what it cannot do says nothing about the file.
+        exact: whether a version of it gives the same whole numbers on every computer: a quantized file that gives one
+            level more or less is then another file.
         timeout_s: for opening it, and for one tile.
         environment: ``module:function`` that gives the variables of that process; empty for those of this one.
     """
@@ -30,6 +32,7 @@ class Runtime:
     own_process: bool = False
     environment: str = ""
     stand_in: bool = False
+    exact: bool = False
     timeout_s: float = 120.0
 
     def environment_here(self) -> dict[str, str]:
