@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.artifact import META_FILE, Artifact, ArtifactMeta, SelfTest, write_meta
-from converters.runners import RUNTIMES, accuracy_runtimes, files_for, open_runner
+from converters.runners import RUNTIMES, accuracy_runtimes, files_for, open_runner, runtimes_of
 from edge_sr.errors import ArtifactError, ConversionError, MissingToolError, RunnerError
 from edge_sr.quiet import quiet_native
 
@@ -181,13 +181,19 @@ def _compare(samples: Image, record: SelfTest, runtime: str, artifact: Artifact)
         far_percent=float(100 * np.mean(off > far)),
     )
     mean_limit = _MEAN_LEVELS if same_kind else _MEAN_LEVELS_OTHER_RUNTIME
+    if _is_exact(artifact.meta) and runtime == record.runtime:
+        mean_limit = 0.0
     if result.mean_levels > mean_limit or result.far_percent > _FAR_PERCENT:
         raise RunnerError(
             f"expected {artifact.main_path} to give the picture it gave when it was exported, got one that differs by "
-            f"{result.mean_levels:.1f} levels in the mean and {result.max_levels} at most: the file or {runtime} is "
+            f"{result.mean_levels:.3g} levels in the mean and {result.max_levels} at most: the file or {runtime} is "
             "damaged; export the artifact again"
         )
     return result
+
+
+def _is_exact(meta: ArtifactMeta) -> bool:
+    return not meta.is_float and all(RUNTIMES[name].exact for name in runtimes_of(meta.target))
 
 
 def _run(runner: Runner, meta: ArtifactMeta) -> Image:

@@ -25,8 +25,9 @@ class QATConfig:
         ema_decay: decay of the average of weights that is measured and kept; 0 keeps the weights themselves.
         clip_norm: largest norm of the gradient; 0 does not clip.
         validate_every, snapshot_every: in steps.
-        bf16: the trained network's convolutions in bfloat16. Quantization and teacher stay in float32: a bfloat16 image
-            is off by up to half a level. Noisier: the first loss of a run rose by a third.
+        bf16: the trained network's convolutions in bfloat16, where activations have 8 bits. Quantization and teacher
+            stay in float32: a bfloat16 image is off by up to half a level. Noisier: the first loss of a run rose by a
+            third.
     """
 
     steps: int = 600

@@ -273,6 +273,8 @@ def _choose_parameters(
 
 
 def _set_conv_dtype(network: QuantizedNetwork, dtype: torch.dtype | None) -> None:
+    if network.scheme.activation_bits > 8:
+        return  # bfloat16 would round activations of 16 bits to 8
     for module in network.modules():
         if isinstance(module, QuantizedConv2d):
             module.training_dtype = dtype

@@ -1,16 +1,49 @@
-"""What can happen to a file, drawn from fixed seeds, and to ``artifact.json`` with its digest made anew."""
+"""What can happen to a file, drawn from fixed seeds, and to ``artifact.json`` with its digest made anew; and children
+that open one damaged copy after another.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
+from converters.artifact import Artifact
+from converters.isolation import Child, IsolatedRunner
 from edge_sr.errors import EdgeSRError
+
+# A damaged size must not become memory of this machine: the child gets an address space of its own size.
+MEMORY_LIMIT_BYTES = 24 * 2**30
+TIMEOUT_S = 60.0
+
+
+class ReusedRunner(IsolatedRunner):
+    """An isolated runner that does not start, or end, its child."""
+
+    def __init__(self, artifact: Artifact, child: Child, runtime: str | None) -> None:
+        self.scale, self.tile, self.timeout_s, self._child = artifact.meta.scale, artifact.meta.tile, TIMEOUT_S, child
+        request = {
+            "do": "open",
+            "artifact": str(artifact.path),
+            "file": artifact.meta.main_file,
+            "threads": 1,
+            "runtime": runtime,
+        }
+        self.name = child.ask(request, timeout_s=TIMEOUT_S)[0]["name"]
+
+
+def limited_child(what: str, *, environment: Mapping[str, str] | None = None) -> Child:
+    """A child process with an end to its memory."""
+    child = Child(what=what, environment=environment)
+    process = psutil.Process(child._process.pid)
+    if hasattr(process, "rlimit"):
+        process.rlimit(psutil.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    return child
 
 
 def damages(content: bytes, other: bytes, seed: int, count: int) -> Iterator[tuple[str, bytes]]:

@@ -10,9 +10,11 @@ from typing import Any
 import flatbuffers
 import numpy as np
 import torch
+from flatbuffers import flexbuffers
 from PIL import Image as PillowImage
 from tiny_tflite import TinyModel
 
+from converters.ahead_of_time import DISPATCH
 from converters.coreml_package import PROGRAM, WEIGHTS
 from converters.graphs.executorch_reader import _PROGRAM_SCHEMA, _XNNPACK_SCHEMA, _schema
 from converters.graphs.flatbuffer_schema import _SCALARS, FlatbufferSchema
@@ -145,6 +147,47 @@ def coreml_weights() -> bytes:
     """Two float16 ones, behind a header of their own."""
     blob = struct.pack("<IIQQ", 0xDEADBEEF, 1, 4, 128)
     return struct.pack("<IIQ", 1, 2, 0).ljust(64, b"\0") + blob.ljust(64, b"\0") + struct.pack("<2e", 1.0, 1.0)
+
+
+def onnx_file() -> bytes:
+    """An int8 sum in the QDQ form."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    numbers = {"scale": np.float32(0.5), "zero": np.int8(3), "stored": np.arange(2, dtype=np.int8)}
+    nodes = [
+        helper.make_node("DequantizeLinear", [name, "scale", "zero"], [f"{name}_real"]) for name in ("x", "stored")
+    ]
+    nodes += [
+        helper.make_node("Add", ["x_real", "stored_real"], ["sum"]),
+        helper.make_node("QuantizeLinear", ["sum", "scale", "zero"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.INT8, [2]) for name in ("x", "y")]
+    stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in numbers.items()]
+    graph = helper.make_graph(nodes, "sum", ends[:1], ends[1:], initializer=stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def compiled_tflite(path: Path) -> bytes:
+    """One operator of a vendor's, whose bytes lie behind the model."""
+    bytecode = bytes(range(64))
+
+    def written(offset: int) -> bytes:
+        model = TinyModel()
+        source, result = (model.tensor((1, 4), "int8", name=name) for name in ("input", "output"))
+        model.op("CUSTOM", [source], [result])
+        model.model.operatorCodes[0].customCode = DISPATCH.encode()
+        builder = flexbuffers.Builder()
+        with builder.Map():
+            for key, value in (("bytecode_offset", offset), ("bytecode_size", len(bytecode))):
+                builder.Key(key)
+                builder.UInt(value, 4)
+            builder.Key("name")
+            builder.String("graph")
+        model.graph.operators[0].customOptions = np.frombuffer(bytes(builder.Finish()), np.uint8)
+        return model.write(path, [source], [result]).read_bytes()
+
+    return written(len(written(2**20))) + bytecode
 
 
 def pool_index() -> bytes:

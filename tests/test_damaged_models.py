@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from damage import damages, one_line, resize, rewrite
+from damage import ReusedRunner, damages, limited_child, one_line, resize, rewrite
 from numpy.typing import NDArray
 from torch import nn
 
@@ -38,9 +37,6 @@ TILE = (16, 16)
 SCHEMES = {"tflite": "w8a8", "executorch": "fp32", "coreml": "fp16"}
 PACKAGES = {"tflite": ("litert_torch", "ai_edge_litert"), "executorch": ("executorch",), "coreml": ("coremltools",)}
 TARGETS = tuple(SCHEMES)
-# A damaged size must not become memory of this machine: the child gets an address space of its own size.
-MEMORY_LIMIT_BYTES = 24 * 2**30
-TIMEOUT_S = 60.0
 
 
 def network(scheme: str, seed: int) -> nn.Module:
@@ -114,25 +110,13 @@ class Bench:
         """The last child, as long as it lives: starting one takes seconds."""
         if self._child is None or not self._child.alive:
             self.close()
-            self._child = Child(what=self.target)
-            process = psutil.Process(self._child._process.pid)
-            if hasattr(process, "rlimit"):
-                process.rlimit(psutil.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+            self._child = limited_child(self.target)
         return self._child
 
     def close(self) -> None:
         if self._child is not None:
             self._child.close()
             self._child = None
-
-
-class ReusedRunner(IsolatedRunner):
-    """An isolated runner that does not start, or end, its child."""
-
-    def __init__(self, artifact: Artifact, child: Child, runtime: str | None) -> None:
-        self.scale, self.tile, self.timeout_s, self._child = artifact.meta.scale, artifact.meta.tile, TIMEOUT_S, child
-        request = {"do": "open", "artifact": str(artifact.path), "threads": 1, "runtime": runtime}
-        self.name = child.ask(request, timeout_s=TIMEOUT_S)[0]["name"]
 
 
 @pytest.fixture(scope="module", params=TARGETS)

@@ -315,8 +315,8 @@ def test_artifact_page_names_every_field(artifact_page: str) -> None:
 
     from converters import artifact_meta as meta
 
-    kinds = (meta.ArtifactMeta, meta.IoVariant, meta.TensorSpec, meta.FileEntry, meta.Delegation, meta.SelfTest)
-    names = {entry.name for kind in kinds for entry in fields(kind)} | {"format", "sha256"}
+    parts = (meta.IoVariant, meta.TensorSpec, meta.FileEntry, meta.Delegation, meta.Compiled, meta.SelfTest)
+    names = {entry.name for kind in (meta.ArtifactMeta, *parts) for entry in fields(kind)} | {"format", "sha256"}
     assert {name for name in names if f"`{name}`" not in artifact_page} == set()
 
 

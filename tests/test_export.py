@@ -103,7 +103,7 @@ BAD: dict[str, tuple[dict[str, Any], type[EdgeSRError]]] = {
     "two whole numbers": ({"tile": (16, 16, 16)}, ConfigError),
     "overlap must be from 0 to 15": ({"overlap": 16}, ConfigError),
     "overlap must be from 0 to": ({"overlap": -1}, ConfigError),
-    "target must be one of tflite, executorch, coreml, got 'onnx'": ({"target": "onnx"}, ConfigError),
+    "target must be one of tflite, executorch, coreml, qnn, got 'onnx'": ({"target": "onnx"}, ConfigError),
     "scheme for target tflite must be one of fp32, w8a8, w8a8_mixed, got 'fp16'": (
         {"scheme": "fp16"},
         UnsupportedScheme,

@@ -24,6 +24,7 @@ from apps.profiling.adb.commands import unknown_flags
 from apps.profiling.browser.schema import Hello, PostedResult, parse
 from apps.results import check_json_target
 from apps.verification.gate_view import check_junit_target
+from converters.ahead_of_time import compiled_delegation, read_bytecode
 from converters.coreml_evaluator import Evaluator
 from converters.coreml_package import PROGRAM, WEIGHTS
 from converters.graphs import canonical_sha256, read_graph
@@ -100,9 +101,13 @@ def _coreml(folder: Path, place: str, content: bytes) -> None:
         raise errors[0]
 
 
+def _digest(path: Path, target: str) -> str:
+    return canonical_sha256(read_graph(path, target), target=target)
+
+
 def _graph(target: str) -> Callable[[Path, bytes], object]:
     def read(folder: Path, _: bytes) -> None:
-        canonical_sha256(read_graph(folder / "x", target), target=target)
+        _digest(folder / "x", target)
         read_operators(folder / "x", target)
 
     return read
@@ -179,6 +184,13 @@ READERS: dict[str, Reader] = {
     "tflite": Reader(sample=lambda f: samples.tflite(f / "a"), read=_graph("tflite"), examples=150),
     "tflite summary": Reader(sample=lambda f: samples.tflite(f / "a"), read=lambda f, _: inspect_tflite(f / "x")),
     "pte": Reader(sample=lambda _: samples.pte(), read=_graph("executorch"), examples=150),
+    "onnx": Reader(sample=lambda _: samples.onnx_file(), read=lambda f, _: _digest(f / "x", "qnn"), examples=150),
+    "compiled tflite": Reader(
+        sample=lambda f: samples.compiled_tflite(f / "a"), read=lambda f, _: read_bytecode(f / "x"), examples=150
+    ),
+    "partitions": Reader(
+        sample=lambda f: samples.compiled_tflite(f / "a"), read=lambda f, _: compiled_delegation(f / "x")
+    ),
     "mlmodel": Reader(
         sample=lambda f: samples.coreml_program(f / "a"), read=lambda f, c: _coreml(f, PROGRAM, c), examples=150
     ),

@@ -12,7 +12,8 @@ from quantization.fake_quant import Grid, Mode, QuantizedConv2d
 
 
 def _grid(scale: float, zero_point: int) -> Grid:
-    grid = Grid(fixed_scale=scale, fixed_zero_point=zero_point)
+    grid = Grid(fixed_scale=scale)
+    grid.zero_point.fill_(zero_point)
     grid.mode = Mode.QUANTIZE
     return grid
 

@@ -243,11 +243,15 @@ def test_network_with_two_inputs_or_outputs_is_refused() -> None:
             prepare(module, "w8a8")
 
 
-def test_schemes_are_the_four_and_hold_together() -> None:
-    assert list(SCHEMES) == ["fp32", "fp16", "w8a8", "w8a8_mixed"]
-    assert [name for name in SCHEMES if SCHEMES[name].quantized] == ["w8a8", "w8a8_mixed"]
+def test_schemes_are_the_five_and_hold_together() -> None:
+    assert list(SCHEMES) == ["fp32", "fp16", "w8a8", "w8a8_mixed", "w8a16"]
+    assert [name for name in SCHEMES if SCHEMES[name].quantized] == ["w8a8", "w8a8_mixed", "w8a16"]
+    assert [name for name in SCHEMES if SCHEMES[name].activation_bits == 16] == ["w8a16"]
+    assert SCHEMES["w8a16"].int8_ops == SCHEMES["w8a8"].int8_ops
     assert SCHEMES["w8a8_mixed"].int8_ops < SCHEMES["w8a8"].int8_ops
-    with pytest.raises(UnsupportedScheme, match="scheme must be one of fp32, fp16, w8a8, w8a8_mixed, got 'int4'"):
+    with pytest.raises(
+        UnsupportedScheme, match="scheme must be one of fp32, fp16, w8a8, w8a8_mixed, w8a16, got 'int4'"
+    ):
         get_scheme("int4")
     with pytest.raises(ConfigError, match="int8_ops"):
         Scheme(name="none", summary="", quantized=True)

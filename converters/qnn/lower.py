@@ -62,9 +62,7 @@ def lower(job: LoweringJob) -> Lowered:
         delegation=next(iter(compiled.values())).delegation,
         compiled=compiled,
         tool_versions=versions,
-        notes=tuple(
-            f"{name} is for {soc.title} (Hexagon {soc.architecture})" for name, soc in zip(compiled, socs, strict=True)
-        ),
+        notes=tuple(_note(name, soc) for name, soc in zip(compiled, socs, strict=True)),
         canonical_sha256=file_canonical_sha256(main, "qnn"),
     )
 

@@ -65,6 +65,7 @@ def write_onnx(network: nn.Module, job: LoweringJob, path: Path) -> None:
             graph.make_16_bits_unsigned()
         del model.graph.value_info[:]  # the types of values in between, which have changed
         graph.drop_unused()
+        graph.drop_traces()
         onnx.checker.check_model(onnx.shape_inference.infer_shapes(model), full_check=True)
         path.write_bytes(model.SerializeToString(deterministic=True))
     except EdgeSRError:
@@ -140,6 +141,12 @@ class _Graph:
         read = {name for node in self.proto.node for name in node.input}
         for entry in [entry for entry in self.proto.initializer if entry.name not in read]:
             self.proto.initializer.remove(entry)
+
+    def drop_traces(self) -> None:
+        """Forget which lines of which files on this machine the exporter came by, counted anew in every process."""
+        for part in (self.proto, *self.proto.node, *self.proto.initializer, *self.proto.input, *self.proto.output):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
 
     def _before_moves(self, name: str) -> str:
         while name in self.makers and self.makers[name].op_type == "Transpose":

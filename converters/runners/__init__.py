@@ -50,6 +50,7 @@ RUNTIMES: dict[str, Runtime] = {
                 own_process=True,
                 own_rounding=True,
                 environment="converters.qnn.toolchain:emulator_environment",
+                exact=True,
                 timeout_s=1200.0,
             )
             for kind, title in (("v73", "Hexagon v73+, emulated"), ("v68", "Hexagon v68, emulated"))

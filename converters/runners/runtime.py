@@ -20,6 +20,8 @@ class Runtime:
             when the process starts.
         own_rounding: whether it rounds otherwise than XNNPACK, whose rounding the fake-quantized networks have.
         stand_in: whether it is this project's own; what it cannot do says nothing about the file.
+        exact: whether a version of it gives the same whole numbers on every computer: a quantized file that gives one
+            level more or less is then another file.
         timeout_s: for opening it, and for one tile.
         environment: ``module:function`` that gives the variables of that process; empty for those of this one.
     """
@@ -32,6 +34,7 @@ class Runtime:
     environment: str = ""
     own_rounding: bool = False
     stand_in: bool = False
+    exact: bool = False
     timeout_s: float = 120.0
 
     def environment_here(self) -> dict[str, str]:
