@@ -40,20 +40,27 @@ _EXIT_WAIT_S = 2.0
 _STDERR_TAIL_BYTES = 4096
 
 
-def run_in_child(function: str, arguments: Mapping[str, Any], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Any:
+def run_in_child(
+    function: str,
+    arguments: Mapping[str, Any],
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    environment: Mapping[str, str] | None = None,
+) -> Any:
     """Call ``module:function`` with keyword arguments in a fresh Python process.
 
     Args:
         function: importable path such as ``converters.isolation_child:ping``; only ever a constant of this project.
         arguments: keyword arguments, JSON-serialisable.
         timeout_s: seconds until the child is killed, its start included.
+        environment: variables of the child beside those of this process.
     Returns:
         what the function returned, which must be JSON-serialisable.
     Raises:
         EdgeSRError: the one the function raised, of the same class.
         RunnerError: the child crashed, timed out, or failed in another way; one line.
     """
-    with Child(what=function) as child:
+    with Child(what=function, environment=environment) as child:
         answer, _ = child.ask({"do": "call", "function": function, "arguments": dict(arguments)}, timeout_s=timeout_s)
         return answer["result"]
 

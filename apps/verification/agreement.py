@@ -307,7 +307,7 @@ def _artifact_candidates(group: Sequence[Artifact], settings: _Settings) -> list
     candidates = []
     taken: set[str] = set()
     for artifact in group:
-        for runtime in accuracy_runtimes(artifact.meta):
+        for runtime in accuracy_runtimes(artifact.meta, thorough=True):
             name = RUNTIMES[runtime].title
             if name in taken:  # the same target twice in one group: folders tell them apart
                 name = f"{name}, {artifact.path.name}"

@@ -20,6 +20,24 @@ RUNTIMES: dict[str, Runtime] = {
     for runtime in (
         Runtime(name="tflite", target="tflite", title="TFLite", runner="tflite_runner:TFLiteRunner"),
         Runtime(
+            name="webgpu",
+            target="tflite",
+            title="WebGPU (SwiftShader, fp32)",
+            runner="webgpu_runner:WebGpuRunner",
+            own_process=True,
+            environment="converters.webgpu:swiftshader_environment",
+            thorough=True,
+        ),
+        Runtime(
+            name="webgpu_fp16",
+            target="tflite",
+            title="WebGPU (lavapipe, fp16)",
+            runner="webgpu_runner:WebGpuHalfRunner",
+            own_process=True,
+            environment="converters.webgpu:lavapipe_environment",
+            thorough=True,
+        ),
+        Runtime(
             name="executorch", target="executorch", title="ExecuTorch", runner="executorch_runner:ExecuTorchRunner"
         ),
         Runtime(name="coreml", target="coreml", title="Core ML", runner="coreml_runner:CoreMLRunner"),
@@ -46,15 +64,20 @@ def runtimes_of(target: str) -> tuple[str, ...]:
     return found
 
 
-def accuracy_runtimes(meta: ArtifactMeta) -> tuple[str, ...]:
+def accuracy_runtimes(meta: ArtifactMeta, *, thorough: bool = False) -> tuple[str, ...]:
     """The runtimes in which an artifact's accuracy is measured on this system, the most telling first.
 
     Core ML itself predicts on macOS only; the evaluator executes the same package anywhere.
 
+    Args:
+        meta: of the artifact.
+        thorough: name the slow ones too, whether or not they are installed; opening one says why it cannot run. They
+            compute in float, and so are named of float artifacts only.
     Raises:
         ConfigError: there is no such target.
     """
-    runtimes = runtimes_of(meta.target)
+    wanted = thorough and meta.is_float
+    runtimes = [name for name in runtimes_of(meta.target) if wanted or not RUNTIMES[name].thorough]
     return tuple(runtime for runtime in runtimes if runtime != "coreml" or sys.platform == "darwin")
 
 

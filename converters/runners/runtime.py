@@ -18,6 +18,7 @@ class Runtime:
             ``threads``.
         own_process: whether it must not live in this process: its libraries print, crash, or read their environment
             when the process starts.
+        thorough: whether it is too slow to run unless everything is to be compared.
         environment: ``module:function`` that gives the variables of that process; empty for those of this one.
     """
 
@@ -26,6 +27,7 @@ class Runtime:
     title: str
     runner: str
     own_process: bool = False
+    thorough: bool = False
     environment: str = ""
 
     def environment_here(self) -> dict[str, str]:
