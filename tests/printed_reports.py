@@ -13,8 +13,8 @@ from apps.history.compare import AccuracyComparison, CompareReport, LatencyCompa
 from apps.history.history_view import print_compare, print_history
 from apps.history.measurement import ACCURACY, LATENCY, Measurement
 from apps.lint.engine import Forecast, LintReport, OpForecast
-from apps.lint.gpu_delegate import ONE_PARTITION
 from apps.lint.lint_view import print_lint
+from apps.lint.placement import OUTSIDE
 from apps.lint.rules import Finding, Place
 from apps.planning.planner import Option, TileCost, TilePlan
 from apps.planning.planner_view import print_plan
@@ -224,7 +224,7 @@ def _compare() -> None:
 def _lint() -> None:
     place = Place(index=123, kind="STRIDED_SLICE", name="blocks.11.attention.qkv", shape=(1, 128, 128, 192))
     findings = tuple(
-        Finding(rule=ONE_PARTITION, accelerator="gpu", detail=f"{count} partitions, 1 is run", places=(place,) * 5)
+        Finding(rule=OUTSIDE, accelerator="gpu", detail=f"{count} STRIDED_SLICE", places=(place,) * 5)
         for count in (44, 45)
     )
     ops = tuple(OpForecast(index=index, kind="CONV_2D", name="", state="on", macs=1) for index in range(431))
@@ -241,7 +241,7 @@ def _lint() -> None:
             caveat=f"{title} as it is on the phones of 2026; drivers differ between phones, and nobody can say how",
         )
         for name in ARTIFACTS
-        for title in ("Apple Neural Engine", "Hexagon delegate")
+        for title in ("Apple Neural Engine", "GPU (LiteRT)")
     )
     print_lint(LintReport(forecasts=rows))
 

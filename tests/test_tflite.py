@@ -312,15 +312,15 @@ def test_tflite_runtime_serves_where_only_that_is_installed(
 def test_float_results_are_clamped_and_halves_rounded_up(artifacts: dict[str, Artifact]) -> None:
     spec = artifacts["fp32"].meta.io["model.tflite"].output
     stored = np.array([-1.0, 0.0, 0.5 / 255, 1.49 / 255, 254.5 / 255, 1.0, 7.0], np.float32)
-    assert tflite_runner._from_stored(stored, spec, "model.tflite").tolist() == [0, 0, 1, 1, 255, 255, 255]
+    assert tflite_runner.from_stored(stored, spec, "model.tflite").tolist() == [0, 0, 1, 1, 255, 255, 255]
 
 
 def test_int8_levels_are_pixels_minus_128(artifacts: dict[str, Artifact]) -> None:
     spec = artifacts["w8a8"].meta.io["model.tflite"].input
     pixels = np.array([0, 1, 127, 128, 255], np.uint8)
-    stored = tflite_runner._to_stored(pixels, spec)
+    stored = tflite_runner.to_stored(pixels, spec)
     assert stored.tolist() == [-128, -127, -1, 0, 127]
-    assert tflite_runner._from_stored(stored, spec, "model.tflite").tolist() == pixels.tolist()
+    assert tflite_runner.from_stored(stored, spec, "model.tflite").tolist() == pixels.tolist()
 
 
 def test_islands_are_groups_of_float_operators_that_touch(artifacts: dict[str, Artifact]) -> None:

@@ -1,4 +1,4 @@
-"""``edge-sr lint``: what accelerators would take of artifacts, without a device."""
+"""``edge-sr lint``: what accelerators take of artifacts, without a device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from apps.commands.options import Artifacts, Json, choice, draw, save, working
 from apps.streams import complain
 
-_FOR = "ane, gpu-delegate, nnapi, xnnpack or hexagon; may be given again. Default: all that read the artifact's format."
+_FOR = "xnnpack, gpu-delegate or ane; may be given again. Default: all that read the artifact's format."
 
 
 def lint(
@@ -27,10 +27,10 @@ def lint(
     quiet: Annotated[bool, typer.Option("--summary", help="Print the summary only.")] = False,
     json_file: Json = None,
 ) -> None:
-    """Forecast what accelerators will not take, and why.
+    """Ask what accelerators will not take, and why.
 
-    From the vendors' rules, no device is needed. Every finding names its source. A forecast is not a measurement:
-    measure on the device before you rely on it.
+    XNNPACK and LiteRT's GPU accelerator are asked on this machine, Apple's Neural Engine is a forecast from rules that
+    name their sources. No device is needed, and none is measured: do that before you rely on it.
     """
     from apps.lint.engine import lint_artifacts
     from apps.lint.lint_view import print_lint, strip_chart

@@ -1,1 +1,1 @@
-"""Forecasts of what an accelerator takes of an artifact, from rules with sources; no device is involved."""
+"""What an accelerator takes of an artifact: asked of it where it can be, else forecast from rules with sources."""

@@ -1,4 +1,4 @@
-"""An accelerator as data: which operators it takes under which conditions, and what slows it down."""
+"""An accelerator that nobody can ask here, as data: what it takes under which conditions, and what slows it down."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Accelerator:
 
     Attributes:
         name: as typed on the command line; ``title`` as printed.
-        format: of the model files it reads.
+        formats: targets whose artifacts it reads.
         table: operator kind -> what it must fulfil to be taken. An error's breach leaves the operator outside; a
             warning's leaves it in doubt where the rule is in :attr:`doubtful`.
         everywhere: requirements of all operators that are taken.
@@ -26,13 +26,12 @@ class Accelerator:
         graph_checks: of the whole model.
         outside: ids of milder rules whose breach leaves an operator outside all the same.
         doubtful: ids of warnings that may make an operator fall back.
-        partitions_used: how many partitions it runs at most by default; None for all.
         caveat: what this forecast assumes.
     """
 
     name: str
     title: str
-    format: str
+    formats: tuple[str, ...]
     table: Mapping[str, tuple[Requirement, ...]]
     everywhere: tuple[Requirement, ...] = ()
     unsupported: Rule
@@ -40,7 +39,6 @@ class Accelerator:
     graph_checks: tuple[GraphCheck, ...] = ()
     outside: tuple[str, ...] = ()
     doubtful: tuple[str, ...] = ()
-    partitions_used: int | None = None
     caveat: str
 
 

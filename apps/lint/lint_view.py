@@ -1,11 +1,13 @@
-"""A forecast as tables for a terminal and as a strip picture for the report."""
+"""Answers and forecasts as tables for a terminal and as a strip picture for the report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.text import Text
+
 from apps.figures import GRID, INK, MUTED, figure_png
-from apps.lint.engine import DISCLAIMER, LABEL, OFF, ON, UNSURE, Forecast, LintReport
+from apps.lint.engine import ASKED, DISCLAIMER, OFF, ON, UNKNOWN, UNSURE, Forecast, LintReport
 from apps.lint.rules import SOURCES, Place
 from apps.terminal import Table, add_row, new_table, say, show, styled
 
@@ -17,16 +19,16 @@ _PLACES_SHOWN = 3
 
 
 def print_lint(report: LintReport, *, details: bool = True) -> None:
-    """Summary of each forecast, then its findings, then the sources that they name."""
+    """Summary of each row, then its findings, then the sources that they name."""
     show(_summary(report.forecasts))
-    for line in dict.fromkeys(f"{row.title}, {row.target}: {row.caveat}" for row in report.forecasts):
-        say(f"assumed of {line}")
+    for line in dict.fromkeys(f"{row.title}: {row.caveat}" for row in report.forecasts):
+        say(line)
     if details:
         for forecast in report.forecasts:
             if forecast.findings:
                 show(_findings(forecast))
         _print_sources(report)
-    say(f"{LABEL}: {DISCLAIMER}; measure on the device before you rely on it")
+    say(f"{DISCLAIMER}; measure on the device before you rely on it")
 
 
 def strip_chart(forecasts: Sequence[Forecast]) -> bytes:
@@ -53,7 +55,7 @@ def strip_chart(forecasts: Sequence[Forecast]) -> bytes:
     axes.tick_params(colors=INK, labelsize=7, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_xlabel(f"{LABEL}: operators in execution order, wider where more arithmetic is", color=MUTED, size=8)
+    axes.set_xlabel("operators in execution order, wider where more arithmetic is", color=MUTED, size=8)
     handles = [Patch(color=colour, label=_STATE_TEXTS[state]) for state, colour in STATE_COLOURS.items()]
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=7.5)
     return figure_png(figure)
@@ -73,26 +75,31 @@ def _draw_strip(axes: object, height: float, forecast: Forecast) -> None:
 
 def _summary(forecasts: Sequence[Forecast]) -> Table:
     counted = ("ops on", "unsure", "off", "MACs on", "partitions", "errors", "warnings")
-    title = f"{LABEL} of what runs where"
-    table = new_table("artifact", "accelerator", *counted, right=range(2, 9), names=(0,), title=title)
+    title = "what runs where"
+    table = new_table("artifact", "accelerator", "known by", *counted, right=range(3, 10), names=(0,), title=title)
     for forecast in forecasts:
         counts = [sum(f.rule.severity == severity for f in forecast.findings) for severity in ("error", "warning")]
         add_row(
             table,
             forecast.artifact_path.name,
             forecast.title,
+            _known_by(forecast.label),
             f"{forecast.count(ON)} of {len(forecast.ops)}",
             str(forecast.count(UNSURE)),
             str(forecast.count(OFF)),
             "–" if forecast.macs_share is None else f"{100 * forecast.macs_share:.1f}%",
-            str(forecast.partitions),
+            "–" if forecast.partitions is None else str(forecast.partitions),
             *map(str, counts),
         )
     return table
 
 
+def _known_by(label: str) -> Text:
+    return styled(label.lower(), {ASKED: "green", UNKNOWN: "yellow"}.get(label, "cyan"))
+
+
 def _findings(forecast: Forecast) -> Table:
-    title = f"{LABEL}: {forecast.artifact_path.name} on {forecast.title}"
+    title = f"{forecast.label}: {forecast.artifact_path.name} on {forecast.title}"
     table = new_table("severity", "rule", "where", "what, and its cure", prose=(3,), title=title)
     for finding in forecast.findings:
         severity = finding.rule.severity

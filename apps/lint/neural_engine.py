@@ -152,7 +152,7 @@ def _ranges(graph: Graph, accelerator: str) -> tuple[Finding, ...]:
 NEURAL_ENGINE = Accelerator(
     name=NAME,
     title="Apple Neural Engine",
-    format="coreml",
+    formats=("coreml",),
     table=TABLE,
     everywhere=(
         *needs(RANK, checks.rank_at_most(5)),

@@ -30,7 +30,6 @@ class Source:
         return f"{self.title}, {self.where} ({self.seen})"
 
 
-_TENSORFLOW = "github.com/tensorflow/tensorflow"
 _LITERT = "github.com/google-ai-edge/LiteRT"
 _COREML_GUIDE = "apple.github.io/coremltools/docs-guides/source"
 
@@ -40,75 +39,20 @@ SOURCES: dict[str, Source] = {
         where=f"{_LITERT}: tflite/delegates/xnnpack/README.md",
         seen="commit 3a653aa8",
     ),
-    "xnnpack-delegate": Source(
-        title="XNNPACK delegate, VisitNode",
-        where=f"{_LITERT}: tflite/delegates/xnnpack/xnnpack_delegate.cc",
-        seen="commit 9320c268",
+    "asked": Source(
+        title="the backend itself, asked on this machine or at export",
+        where="apps/lint/backends.py",
+        seen="each time",
     ),
     "xnnpack-asked": Source(
-        title="the interpreter itself, asked with one-operator models",
-        where="tests/test_lint_xnnpack.py",
+        title="the interpreter itself, asked with hand-made models",
+        where="tests/test_lint.py",
         seen="ai-edge-litert 2.3.0, x86-64",
     ),
     "xnnpack-timed": Source(
         title="single operators timed in LiteRT and ExecuTorch, 64 channels, 64x64 and 48 channels, 128x128",
         where="measured while this project's networks were designed",
         seen="ai-edge-litert 2.3.0 and executorch 1.4.1, x86-64, one thread",
-    ),
-    "executorch-file": Source(
-        title="the program itself: ExecuTorch decides on delegates at export",
-        where="model.pte, instructions of its execution plan",
-        seen="executorch 1.4.1",
-    ),
-    "tflite-quantization": Source(
-        title="the interpreter itself, asked with one-operator models",
-        where="tests/test_lint_xnnpack.py, operators that keep their input's scale",
-        seen="ai-edge-litert 2.3.0, x86-64",
-    ),
-    "gpu-compatibility": Source(
-        title="GPU delegate, CheckGpuDelegateCompatibility",
-        where=f"{_LITERT}: tflite/tools/versioning/gpu_compatibility.cc",
-        seen="commit d6d8577b",
-    ),
-    "gpu-readme": Source(
-        title="TFLite on GPU: tips and tricks",
-        where=f"{_TENSORFLOW}: tensorflow/lite/delegates/gpu/README.md",
-        seen="commit 0dad8318",
-    ),
-    "gpu-shapes": Source(
-        title="GPU delegate, ExtractTensorShape",
-        where=f"{_TENSORFLOW}: tensorflow/lite/delegates/gpu/common/model_builder_helper.cc",
-        seen="2024; the newest LiteRT checks for 5 axes in part",
-    ),
-    "gpu-options": Source(
-        title="TfLiteGpuDelegateOptionsV2Default",
-        where=f"{_TENSORFLOW}: tensorflow/lite/delegates/gpu/delegate_options.h",
-        seen="commit 08df8c40",
-    ),
-    "nnapi-validate": Source(
-        title="NNAPI delegate, NNAPIDelegateKernel::Validate",
-        where=f"{_TENSORFLOW}: tensorflow/lite/delegates/nnapi/nnapi_delegate.cc",
-        seen="stored copy of 2021-2022, Android 11 (API 30, NNAPI 1.3) and later assumed",
-    ),
-    "nnapi-migration": Source(
-        title="NNAPI Migration Guide",
-        where="developer.android.com/ndk/guides/neuralnetworks/migration-guide",
-        seen="updated 2025-04-07",
-    ),
-    "hexagon-supported": Source(
-        title="Hexagon delegate, IsNodeSupportedByHexagon",
-        where=f"{_TENSORFLOW}: tensorflow/lite/delegates/hexagon/utils.cc",
-        seen="commit 1fa9397d",
-    ),
-    "hexagon-readme": Source(
-        title="Hexagon Delegate: supported ops",
-        where=f"{_TENSORFLOW}: tensorflow/lite/delegates/hexagon/README.md",
-        seen="commit 0406598a",
-    ),
-    "hexagon-guide": Source(
-        title="TensorFlow Lite Hexagon delegate: supported devices",
-        where=f"{_TENSORFLOW}: tensorflow/lite/g3doc/android/delegates/hexagon.md",
-        seen="commit aef484b1",
     ),
     "coreml-typed": Source(
         title="Typed Execution Workflow Example",

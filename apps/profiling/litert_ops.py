@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from apps.profiling.host_child import WARMUP_RUNS
 from converters.artifact import load_artifact
 from converters.runners import open_runner
-from converters.runners.tflite_runner import _from_stored, _to_stored
+from converters.runners.tflite_runner import from_stored, to_stored
 from edge_sr.errors import MissingToolError, RunnerError
 from edge_sr.quiet import quiet_native
 
@@ -82,7 +82,7 @@ def profile_ops(*, artifact: str, threads: int, runs: int, max_seconds: float) -
     loaded = load_artifact(Path(artifact))
     io = loaded.meta.io[loaded.meta.main_file]
     tile = np.random.default_rng(0).integers(0, 256, (*loaded.meta.tile, 3), dtype=np.uint8)
-    stored = np.ascontiguousarray(_to_stored(tile[np.newaxis], io.input))
+    stored = np.ascontiguousarray(to_stored(tile[np.newaxis], io.input))
     plain = CompiledModel(loaded.main_path, threads=threads, profiled=False)
     timed = CompiledModel(loaded.main_path, threads=threads, profiled=True)
     expected = open_runner(loaded, threads=threads).run(tile).astype(np.int16)
@@ -90,7 +90,7 @@ def profile_ops(*, artifact: str, threads: int, runs: int, max_seconds: float) -
         model.write(stored)
         for _ in range(WARMUP_RUNS):
             model.run()
-        found = _from_stored(model.read(io.output.shape, io.output.dtype)[0], io.output, loaded.meta.main_file)
+        found = from_stored(model.read(io.output.shape, io.output.dtype)[0], io.output, loaded.meta.main_file)
         worst = int(np.abs(found.astype(np.int16) - expected).max())
         if worst > _LEVELS_ALLOWED:
             raise RunnerError(f"expected the interpreter's picture from {loaded.path}, got one {worst} levels off")

@@ -22,6 +22,24 @@ RUNTIMES: dict[str, Runtime] = {
     for runtime in (
         Runtime(name="tflite", target="tflite", title="TFLite", runner="tflite_runner:TFLiteRunner"),
         Runtime(
+            name="webgpu",
+            target="tflite",
+            title="WebGPU (SwiftShader, fp32)",
+            runner="webgpu_runner:WebGpuRunner",
+            own_process=True,
+            environment="converters.webgpu:swiftshader_environment",
+            thorough=True,
+        ),
+        Runtime(
+            name="webgpu_fp16",
+            target="tflite",
+            title="WebGPU (lavapipe, fp16)",
+            runner="webgpu_runner:WebGpuHalfRunner",
+            own_process=True,
+            environment="converters.webgpu:lavapipe_environment",
+            thorough=True,
+        ),
+        Runtime(
             name="executorch", target="executorch", title="ExecuTorch", runner="executorch_runner:ExecuTorchRunner"
         ),
         Runtime(name="coreml", target="coreml", title="Core ML", runner="coreml_runner:CoreMLRunner"),
@@ -80,11 +98,13 @@ def accuracy_runtimes(meta: ArtifactMeta, *, thorough: bool = False) -> tuple[st
 
     Args:
         meta: of the artifact.
-        thorough: every kind of arithmetic that phones have, compiled for or not.
+        thorough: name the slow ones too, and every kind of arithmetic that phones have, compiled for or not; opening
+            one says why it cannot run. GPUs compute in float, and so are named of float artifacts only.
     Raises:
         ConfigError: there is no such target.
     """
-    runtimes = runtimes_of(meta.target)
+    wanted = thorough and meta.is_float
+    runtimes = [name for name in runtimes_of(meta.target) if wanted or not RUNTIMES[name].thorough]
     if meta.target == "qnn":
         own = [f"hexagon_{get_soc(entry.soc).arithmetic}" for entry in (meta.compiled or {}).values()]
         return tuple(dict.fromkeys([*own, *runtimes] if thorough or not own else own))

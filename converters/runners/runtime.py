@@ -18,6 +18,7 @@ class Runtime:
             ``threads``.
         own_process: whether it must not live in this process: its libraries print, crash, or read their environment
             when the process starts.
+        thorough: whether it is too slow to run unless everything is to be compared.
         own_rounding: whether it rounds otherwise than XNNPACK, whose rounding the fake-quantized networks have.
         stand_in: whether it is this project's own; what it cannot do says nothing about the file.
         exact: whether a version of it gives the same whole numbers on every computer: a quantized file that gives one
@@ -31,6 +32,7 @@ class Runtime:
     title: str
     runner: str
     own_process: bool = False
+    thorough: bool = False
     environment: str = ""
     own_rounding: bool = False
     stand_in: bool = False

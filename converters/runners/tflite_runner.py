@@ -62,7 +62,7 @@ class TFLiteRunner:
             RunnerError: the runtime failed, or computed NaN or infinity.
         """
         stored = self._invoke(lr, np.uint8)
-        levels: npt.NDArray[np.uint8] = _from_stored(stored, self._io.output, self._file)
+        levels: npt.NDArray[np.uint8] = from_stored(stored, self._io.output, self._file)
         return levels
 
     def run_deep(self, lr: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
@@ -70,7 +70,7 @@ class TFLiteRunner:
         if not self.deep:
             raise RunnerError(f"expected a float model for 16 bits, got {self._file}, which takes 8")
         stored = self._invoke(lr, np.uint16)
-        levels: npt.NDArray[np.uint16] = _from_stored(stored, self._io.output, self._file, np.uint16)
+        levels: npt.NDArray[np.uint16] = from_stored(stored, self._io.output, self._file, np.uint16)
         return levels
 
     def _invoke(self, lr: npt.NDArray[Any], dtype: type[np.unsignedinteger[Any]]) -> npt.NDArray[Any]:
@@ -80,7 +80,7 @@ class TFLiteRunner:
                 f"expected a tile of {wanted} {dtype.__name__}, got {lr.shape} {lr.dtype}; cut the picture into tiles"
             )
         try:
-            self._interpreter.set_tensor(self._input["index"], _to_stored(lr[np.newaxis], self._io.input))
+            self._interpreter.set_tensor(self._input["index"], to_stored(lr[np.newaxis], self._io.input))
             self._interpreter.invoke()
             result: npt.NDArray[Any] = self._interpreter.get_tensor(self._output["index"])[0]
         except (ValueError, RuntimeError) as error:
@@ -112,7 +112,8 @@ def _version(package: str) -> str:
         return ""
 
 
-def _to_stored(pixels: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[Any]:
+def to_stored(pixels: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[Any]:
+    """Levels of 0..255 (or 0..65535) as the file's input wants them: uint8, int8, or float in 0..1."""
     if spec.dtype == "uint8":
         return pixels
     if spec.dtype == "int8":
@@ -121,9 +122,10 @@ def _to_stored(pixels: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[Any]:
     return floats
 
 
-def _from_stored(
+def from_stored(
     stored: npt.NDArray[Any], spec: TensorSpec, file: str, dtype: type[np.unsignedinteger[Any]] = np.uint8
 ) -> npt.NDArray[Any]:
+    """The file's output as levels of ``dtype``, rounded half up; RunnerError where ``file`` gave NaN or infinity."""
     if spec.dtype == "uint8":
         return stored
     if spec.dtype == "int8":
