@@ -22,7 +22,7 @@ from apps.verification.scoring import closing_runner
 from apps.weights import resolve_weights
 from converters.artifact import Artifact, load_artifact
 from converters.self_test import open_checked_runner
-from converters.targets import TARGETS
+from converters.targets import DEFAULT_TARGETS
 from edge_sr.datasets import ImagePair, ImageSet
 from edge_sr.errors import ConfigError
 from edge_sr.evaluation import SetScore, image_drops, score_bicubic
@@ -107,7 +107,7 @@ def run_demo(
         model=model,
         scale=scale,
         schemes=schemes,
-        targets=tuple(TARGETS) if targets is None else targets,
+        targets=DEFAULT_TARGETS if targets is None else targets,
         tile=tile,
         out_dir=out_dir / "artifacts",
         checkpoint=checkpoint,

@@ -12,7 +12,7 @@ from typing import Any
 from apps.machine import MachineInfo, describe_machine, package_version
 from apps.runnable import reason_not_runnable
 from converters.isolation import run_in_child
-from converters.targets import TARGETS, Target
+from converters.targets import TARGETS, WITHOUT_DEPENDENCIES, Target
 from edge_sr.checkpoint_header import WEIGHTS_DIR
 from edge_sr.errors import ConfigError, EdgeSRError
 
@@ -108,7 +108,7 @@ def check_target(target: Target, *, quick: bool = False) -> Check:
         return Check(
             group="targets",
             name=target.name,
-            status=NOTE if runtimes else BROKEN,
+            status=NOTE if runtimes or not target.by_default else BROKEN,
             detail=f"cannot convert: {', '.join(missing)} not installed{runs}",
             cure=pip_install(missing),
         )
@@ -138,11 +138,19 @@ def pip_install(names: list[str]) -> str:
         asked = metadata.requires("edge-sr") or []
     except metadata.PackageNotFoundError:
         asked = []
-    wanted = []
+    wanted, alone = [], [f"{name}=={WITHOUT_DEPENDENCIES[name]}" for name in names if name in WITHOUT_DEPENDENCIES]
     for name in names:
+        if name in WITHOUT_DEPENDENCIES:
+            continue
         specs = [line.partition(";")[0].strip() for line in asked if _name_of(line) == name]
         wanted.append(specs[0] if specs else name)
-    return "pip install " + " ".join(f"'{spec}'" if ">" in spec or "<" in spec else spec for spec in wanted)
+    commands = [] if not wanted else ["pip install " + " ".join(_quoted(spec) for spec in wanted)]
+    commands += [f"pip install --no-deps {' '.join(alone)}"] if alone else []
+    return "; ".join(commands)
+
+
+def _quoted(spec: str) -> str:
+    return f"'{spec}'" if ">" in spec or "<" in spec else spec
 
 
 def _name_of(requirement: str) -> str:

@@ -14,7 +14,8 @@ from apps.verification.overlap_choice import OverlapChoice, choose_overlap
 from apps.weights import Weights, resolve_weights
 from converters.artifact import Artifact, artifact_name, refuse_existing
 from converters.export import check_tile, export_artifact
-from converters.targets import TARGETS, get_target
+from converters.targets import BACKENDS, DEFAULT_TARGETS, get_target
+from edge_sr.choices import expect_choice
 from edge_sr.errors import ConfigError, ConversionError, EdgeSRError, MissingToolError
 from quantization.schemes import get_scheme
 
@@ -95,7 +96,7 @@ def export_artifacts(
         model: a name in ``MODELS``.
         scale: 2, 3 or 4.
         schemes: names in ``SCHEMES``; each target must be able to do each of them.
-        targets: names in ``TARGETS``; None for all.
+        targets: names in ``TARGETS``; None for ``DEFAULT_TARGETS``.
         tile: (height, width) of the LR input, multiples of the network's ``tile_multiple``.
         out_dir: folder for the artifact folders; made where missing.
         checkpoint: float or quantized checkpoint file; default the bundled ones, the float one for float schemes.
@@ -109,7 +110,7 @@ def export_artifacts(
         CheckpointError: no weights, or those of another network.
         ArtifactError: an artifact folder exists.
     """
-    jobs = _plan(schemes, list(TARGETS) if targets is None else targets)
+    jobs = _plan(schemes, DEFAULT_TARGETS if targets is None else targets)
     weights: dict[str, Weights] = {}
     for scheme, target in jobs:
         name = artifact_name(model=model, scale=scale, scheme=scheme, target=target, tile=tile)
@@ -131,6 +132,23 @@ def export_artifacts(
         )
         progress(f"export {target} {scheme}", 1, 1)
     return ExportReport(rows=tuple(rows))
+
+
+def with_backend(targets: Sequence[str] | None, backend: str | None) -> Sequence[str] | None:
+    """The targets as typed, ExecuTorch through the backend that was named: each of its backends is a target here.
+
+    Raises:
+        ConfigError: a backend was named, and another target than executorch, or none.
+    """
+    if backend is None:
+        return targets
+    if not targets or set(targets) != {"executorch"}:
+        raise ConfigError(
+            f"--backend goes with --target executorch alone, got {', '.join(targets or ()) or 'no target'}; "
+            "export other targets without it"
+        )
+    expect_choice("--backend", backend, BACKENDS)
+    return (BACKENDS[backend],)
 
 
 def _plan(schemes: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:

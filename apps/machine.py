@@ -26,6 +26,8 @@ PACKAGES = (
     "tflite-runtime",
     "executorch",
     "coremltools",
+    "ai-ml-sdk-model-converter",
+    "tosa-tools",
 )
 
 

@@ -21,8 +21,9 @@ class Target:
         title: as printed in reports.
         schemes: what it can do; each name means the same arithmetic on every target.
         converter_packages: pip packages that export needs.
-        runtime_packages: pip packages of which one is needed to run an artifact.
+        runtime_packages: pip packages of which one is needed to run an artifact; none where that takes the converter's.
         module: where ``lower(job) -> Lowered`` lives; imported when it is called.
+        by_default: whether it is exported where no target is named.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Target:
     converter_packages: tuple[str, ...]
     runtime_packages: tuple[str, ...]
     module: str
+    by_default: bool = True
 
     def lower(self, job: LoweringJob) -> Lowered:
         """Lower ``job`` with this target's toolchain, which is imported now.
@@ -81,8 +83,25 @@ TARGETS: dict[str, Target] = {
         converter_packages=("onnx", "onnxscript", "onnxruntime-qnn", "litert-torch", "ai-edge-litert"),
         runtime_packages=("onnxruntime-qnn",),
         module="converters.qnn.lower",
+        by_default=False,
+    ),
+    "vgf": Target(
+        name="vgf",
+        title="ExecuTorch, Arm VGF",
+        schemes=("fp32", "w8a8"),
+        converter_packages=("executorch", "ai-ml-sdk-model-converter", "tosa-tools"),
+        runtime_packages=(),
+        module="converters.to_vgf",
+        by_default=False,
     ),
 }
+# Packages whose own pins contradict other toolchains', for parts of them that are not used here: pip must leave their
+# dependencies alone (tosa-tools 2026.8.0 asks for numpy<2.2, flatbuffers==25.2.10 and ml-dtypes==0.5.3).
+WITHOUT_DEPENDENCIES = {"tosa-tools": "2026.8.0"}
+# Targets of phones' NPUs are exported by name: each wants tools of its vendor's.
+DEFAULT_TARGETS = tuple(target.name for target in TARGETS.values() if target.by_default)
+# Backend of ExecuTorch, as typed -> the target that lowers through it.
+BACKENDS = {"xnnpack": "executorch", "vgf": "vgf"}
 
 
 def get_target(name: str) -> Target:

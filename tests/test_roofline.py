@@ -142,7 +142,7 @@ def test_deeper_network_that_is_not_slower_is_no_peak(tmp_path: Path, monkeypatc
 def test_artifact_that_cannot_run_here_gets_a_row_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apps.profiling.roofline, "reason_not_runnable", lambda target: f"no {target} here")
+    monkeypatch.setattr(apps.profiling.roofline, "reason_not_timed", lambda target: f"no {target} here")
     report = measure_roofline([fake_artifact(tmp_path, "coreml")], threads=(1, 2))
     assert [(found.reason, found.round_ms) for found in report.rows] == [("no coreml here", ())] * 2
     assert report.to_json()["rows"][0]["percent"] is None
@@ -176,7 +176,7 @@ def test_table_and_chart_show_share_of_the_peak(capsys: pytest.CaptureFixture[st
 def test_row_that_was_not_measured_shows_its_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apps.profiling.roofline, "reason_not_runnable", lambda target: "not on this system")
+    monkeypatch.setattr(apps.profiling.roofline, "reason_not_timed", lambda target: "not on this system")
     report = measure_roofline([fake_artifact(tmp_path, "coreml")])
     print_roofline(report)
     assert "not on this system" in capsys.readouterr().out

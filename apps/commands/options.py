@@ -103,7 +103,7 @@ Targets = Annotated[
     choice(
         "--target",
         known="converters.targets:TARGETS",
-        help="tflite, executorch or coreml; may be given again. Default: all.",
+        help="tflite, executorch, coreml, or an NPU's; may be given again. Default: those three.",
     ),
 ]
 

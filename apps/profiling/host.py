@@ -8,7 +8,7 @@ from typing import Any
 
 from apps.progress import Progress, quiet
 from apps.results import ProfileReport, ProfileRow, Timing
-from apps.runnable import reason_not_runnable
+from apps.runnable import reason_not_timed
 from converters.artifact import Artifact, load_artifact
 from converters.isolation import run_in_child
 from edge_sr.errors import ConfigError, RunnerError
@@ -62,7 +62,7 @@ def profile_artifacts(
 
 
 def _profile_one(artifact: Artifact, threads: int, runs: int, max_seconds: float, until_settled: bool) -> ProfileRow:
-    reason = reason_not_runnable(artifact.meta.target)
+    reason = reason_not_timed(artifact.meta.target)
     timing, failed = None, False
     if reason is None:
         try:

@@ -27,7 +27,7 @@ from apps.profiling.layer_results import quantile
 from apps.profiling.layers import file_macs
 from apps.progress import Progress, quiet
 from apps.results import plain
-from apps.runnable import reason_not_runnable
+from apps.runnable import reason_not_timed
 from converters.artifact import Artifact, load_artifact
 from converters.export import export_artifact
 from edge_sr.errors import ConfigError, RunnerError
@@ -197,7 +197,7 @@ def measure_roofline(
     with tempfile.TemporaryDirectory(prefix="edge-sr-peak-") as folder:
         peaks: dict[tuple[Any, ...], tuple[Artifact, Artifact]] = {}
         for artifact in artifacts:
-            reason = reason_not_runnable(artifact.meta.target)
+            reason = reason_not_timed(artifact.meta.target)
             for count in dict.fromkeys(threads):
                 if reason is not None:
                     rows.append(_row(artifact, count, macs=0, peak_macs=(0, 0), reason=reason))
