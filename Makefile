@@ -87,6 +87,8 @@ $(TORCH): constraints.txt
 $(RUN): $(TORCH) pyproject.toml
 	@echo "set-up 3/3: the three toolchains (about 2.5 GB on disk; minutes)"
 	@$(PIP) --no-build-isolation -e '.[all]' $(QUIETLY)
+	@# Its pins contradict the other toolchains'; see pyproject.toml. The version is that of constraints.txt.
+	@$(PIP) --no-deps tosa-tools $(QUIETLY)
 	@touch $@
 
 $(QNN): $(RUN)

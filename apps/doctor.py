@@ -12,7 +12,7 @@ from typing import Any
 from apps.machine import MachineInfo, describe_machine, package_version
 from apps.runnable import reason_not_runnable
 from converters.isolation import run_in_child
-from converters.targets import TARGETS, Target
+from converters.targets import TARGETS, WITHOUT_DEPENDENCIES, Target
 from edge_sr.checkpoint_header import WEIGHTS_DIR
 from edge_sr.errors import ConfigError, EdgeSRError
 
@@ -106,7 +106,7 @@ def check_target(target: Target, *, quick: bool = False) -> Check:
         cure = target.install or pip_install(missing)
         if target.licence:
             cure += f" (its licence is yours to accept: {target.licence})"
-        detail = f"not asked for: {', '.join(missing)} not installed"
+        detail = f"cannot convert: {', '.join(missing)} not installed"
         return Check(group="targets", name=target.name, status=NOTE, detail=detail, cure=cure)
     runtimes = [name for name in target.runtime_packages if package_version(name) is not None]
     if missing:
@@ -156,11 +156,19 @@ def pip_install(names: list[str]) -> str:
         asked = metadata.requires("edge-sr") or []
     except metadata.PackageNotFoundError:
         asked = []
-    wanted = []
+    wanted, alone = [], [f"{name}=={WITHOUT_DEPENDENCIES[name]}" for name in names if name in WITHOUT_DEPENDENCIES]
     for name in names:
+        if name in WITHOUT_DEPENDENCIES:
+            continue
         specs = [line.partition(";")[0].strip() for line in asked if _name_of(line) == name]
         wanted.append(specs[0] if specs else name)
-    return "pip install " + " ".join(f"'{spec}'" if ">" in spec or "<" in spec else spec for spec in wanted)
+    commands = [] if not wanted else ["pip install " + " ".join(_quoted(spec) for spec in wanted)]
+    commands += [f"pip install --no-deps {' '.join(alone)}"] if alone else []
+    return "; ".join(commands)
+
+
+def _quoted(spec: str) -> str:
+    return f"'{spec}'" if ">" in spec or "<" in spec else spec
 
 
 def _name_of(requirement: str) -> str:

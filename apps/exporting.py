@@ -14,7 +14,8 @@ from apps.verification.overlap_choice import OverlapChoice, choose_overlap
 from apps.weights import Weights, resolve_weights
 from converters.artifact import Artifact, artifact_name, refuse_existing
 from converters.export import check_tile, export_artifact
-from converters.targets import USUAL_TARGETS, get_target
+from converters.targets import BACKENDS, USUAL_TARGETS, get_target
+from edge_sr.choices import expect_choice
 from edge_sr.errors import ConfigError, ConversionError, EdgeSRError, MissingToolError
 from quantization.schemes import get_scheme
 
@@ -138,6 +139,23 @@ def export_artifacts(
         )
         progress(f"export {target} {scheme}", 1, 1)
     return ExportReport(rows=tuple(rows))
+
+
+def with_backend(targets: Sequence[str] | None, backend: str | None) -> Sequence[str] | None:
+    """The targets as typed, ExecuTorch through the backend that was named: each of its backends is a target here.
+
+    Raises:
+        ConfigError: a backend was named, and another target than executorch, or none.
+    """
+    if backend is None:
+        return targets
+    if not targets or set(targets) != {"executorch"}:
+        raise ConfigError(
+            f"--backend goes with --target executorch alone, got {', '.join(targets or ()) or 'no target'}; "
+            "export other targets without it"
+        )
+    expect_choice("--backend", backend, BACKENDS)
+    return (BACKENDS[backend],)
 
 
 def _plan(schemes: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:

@@ -28,6 +28,8 @@ PACKAGES = (
     "coremltools",
     "onnxruntime",
     "onnxruntime-qnn",
+    "ai-ml-sdk-model-converter",
+    "tosa-tools",
 )
 
 

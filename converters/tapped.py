@@ -137,16 +137,11 @@ def _dequantize(stored: NDArray[Any], details: dict[str, Any]) -> NDArray[np.flo
 
 
 def _run_executorch(network: nn.Module, lr: Image, folder: Path, scheme: str, threads: int) -> list[Tensor]:
-    from converters import to_executorch
     from converters.runners.executorch_runner import _Runtime
+    from converters.to_executorch import lower_network
 
-    tools = to_executorch._import_tools()
-    graph: nn.Module = network
-    if isinstance(network, QuantizedNetwork):
-        graph = to_qdq(network, weights="int8", duplicate_dequantize=True)
     x = to_float(lr)
-    with to_executorch._third_party_noise_off():
-        program, _ = to_executorch._lower_to_program(graph, tuple(x.shape), tools)
+    program, _ = lower_network(network, tuple(x.shape), "a tapped network")
     runtime = _Runtime.get()
     runtime.resize(threads)
     loaded = runtime.load_program(program)

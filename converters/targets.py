@@ -23,7 +23,7 @@ class Target:
         title: as printed in reports.
         schemes: what it can do; each name means the same arithmetic on every target.
         converter_packages: pip packages that export needs.
-        runtime_packages: pip packages of which one is needed to run an artifact.
+        runtime_packages: pip packages of which one is needed to run an artifact; none where that takes the converter's.
         module: where ``lower(job) -> Lowered`` lives; imported when it is called.
         compiles_for_socs: whether it makes a file for each system on a chip that is asked for.
         on_request: whether it must be named to be exported for: its tools are no part of the usual installation.
@@ -99,6 +99,16 @@ TARGETS: dict[str, Target] = {
         install=INSTALL,
         licence=LICENSE,
     ),
+    "vgf": Target(
+        name="vgf",
+        title="ExecuTorch, Arm VGF",
+        schemes=("fp32", "w8a8"),
+        converter_packages=("executorch", "ai-ml-sdk-model-converter", "tosa-tools"),
+        runtime_packages=(),
+        module="converters.to_vgf",
+        on_request=True,
+        emulated=True,
+    ),
     **{
         vendor.name: Target(
             name=vendor.name,
@@ -114,11 +124,14 @@ TARGETS: dict[str, Target] = {
         for vendor in VENDORS.values()
     },
 }
-
-
+# Packages whose own pins contradict other toolchains', for parts of them that are not used here: pip must leave their
+# dependencies alone (tosa-tools 2026.8.0 asks for numpy<2.2, flatbuffers==25.2.10 and ml-dtypes==0.5.3).
+WITHOUT_DEPENDENCIES = {"tosa-tools": "2026.8.0"}
 # As typed: "npu" stands for the target that --vendor names.
 TYPED_TARGETS = (*(name for name in TARGETS if name not in VENDORS), "npu")
 USUAL_TARGETS = tuple(target.name for target in TARGETS.values() if not target.on_request)
+# Backend of ExecuTorch, as typed -> the target that lowers through it.
+BACKENDS = {"xnnpack": "executorch", "vgf": "vgf"}
 
 
 def get_target(name: str) -> Target:

@@ -16,7 +16,7 @@ from apps.doctor import BROKEN, NOTE, OK, Check, DoctorReport, check_target, exa
 from apps.doctor_probe import ProbeNetwork, probe_target
 from apps.machine import describe_machine, package_version, package_versions
 from apps.tables import DoctorPrinter
-from converters.targets import TARGETS
+from converters.targets import TARGETS, WITHOUT_DEPENDENCIES
 from edge_sr.errors import ConfigError, ConversionError, RunnerError
 
 
@@ -84,9 +84,9 @@ def test_what_is_instant_is_found_before_anything_is_tried(monkeypatch: pytest.M
     instant, first_try = events[: events.index("training")], "... training: importing torch"
     assert set(instant) == {"python", "packages", "weights", "devices", first_try}
     assert instant[-1] == first_try
-    slow = events[events.index("... tflite, target 1 of 3: converting and running one convolution") :]
+    slow = events[events.index(f"... tflite, target 1 of {len(TARGETS)}: converting and running one convolution") :]
     tried = [event.split(",")[0] for event in slow]
-    assert tried == ["... tflite", "targets", "... executorch", "targets", "... coreml", "targets"]
+    assert tried == [event for name in TARGETS for event in (f"... {name}", "targets")]
 
 
 def test_a_finding_fits_80_columns_and_its_cure_stands_below_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,6 +134,12 @@ def test_pip_command_asks_for_the_pinned_version_where_there_is_one(monkeypatch:
     monkeypatch.setattr(apps.doctor.metadata, "requires", lambda name: lines)
     assert pip_install(["litert-torch"]) == "pip install litert-torch==0.10.0"
     assert pip_install(["scikit-image", "other"]) == "pip install 'scikit-image>=0.25' other"
+
+
+def test_pip_command_leaves_the_dependencies_alone_of_what_would_take_others_away() -> None:
+    alone = f"pip install --no-deps tosa-tools=={WITHOUT_DEPENDENCIES['tosa-tools']}"
+    assert pip_install(["tosa-tools"]) == alone
+    assert pip_install(["other", "tosa-tools"]) == f"pip install other; {alone}"
 
 
 def test_unknown_status_is_refused() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from converters import to_executorch
 from converters.artifact import Artifact, fingerprint, write_artifact
+from converters.executorch_toolchain import toolchain_noise_off
 from converters.export import export_artifact
 from converters.lowering import LoweringJob
 from converters.runners import executorch_runner, open_runner
@@ -298,7 +299,7 @@ def test_a_missing_toolchain_is_named_with_its_cure(
 
 def test_lowering_leaves_logging_and_warnings_as_they_were() -> None:
     handlers, level, filters = list(logging.root.handlers), logging.root.level, list(warnings.filters)
-    with to_executorch._third_party_noise_off():
+    with toolchain_noise_off():
         logging.basicConfig(level=logging.DEBUG, force=True)
     assert (logging.root.handlers, logging.root.level, warnings.filters) == (handlers, level, filters)
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from converters.targets import WITHOUT_DEPENDENCIES
+
 PACKAGES = ("edge_sr", "quantization", "converters", "apps")
 TOOLCHAINS = (
     "litert_torch",
@@ -70,7 +72,16 @@ def test_no_module_hides_a_module_of_the_standard_library(project_root: Path) ->
 
 def test_every_direct_dependency_is_pinned_in_constraints(project_root: Path, pyproject: dict[str, Any]) -> None:
     pinned = {_canonical(line.partition("==")[0]) for line in _pins(project_root)}
-    assert _declared(pyproject) - pinned == set()
+    assert (_declared(pyproject) | set(WITHOUT_DEPENDENCIES)) - pinned == set()
+    assert {f"{name}=={version}" for name, version in WITHOUT_DEPENDENCIES.items()} <= set(_pins(project_root))
+
+
+def test_make_installs_without_dependencies_what_would_bring_contradicting_pins(
+    project_root: Path, pyproject: dict[str, Any]
+) -> None:
+    makefile = (project_root / "Makefile").read_text(encoding="utf-8")
+    assert set(re.findall(r"--no-deps (\S+)", makefile)) == set(WITHOUT_DEPENDENCIES)
+    assert _declared(pyproject) & set(WITHOUT_DEPENDENCIES) == set()
 
 
 def test_every_imported_package_is_declared(project_root: Path, pyproject: dict[str, Any]) -> None:
@@ -85,7 +96,7 @@ def test_every_imported_package_is_declared(project_root: Path, pyproject: dict[
     # tflite-runtime stands in for ai-edge-litert where only that is installed, so it is never asked for.
     imported -= {*sys.stdlib_module_names, *PACKAGES, "tflite_runtime"}
     homes = metadata.packages_distributions()
-    declared = _declared(pyproject)
+    declared = _declared(pyproject) | set(WITHOUT_DEPENDENCIES)
     undeclared = {name for name in imported if not {_canonical(home) for home in homes.get(name, [])} & declared}
     assert undeclared == set()
 

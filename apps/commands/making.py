@@ -60,6 +60,14 @@ def export(
         str | None,
         choice("--vendor", known="converters.vendors:VENDORS", help="For npu: mediatek, google_tensor or samsung."),
     ] = None,
+    backend: Annotated[
+        str | None,
+        choice(
+            "--backend",
+            known="converters.targets:BACKENDS",
+            help="Of target executorch: xnnpack for CPUs, vgf for Arm's neural accelerators. Default: xnnpack.",
+        ),
+    ] = None,
     tile: Annotated[str, typer.Option("--tile", help="LR input as WIDTHxHEIGHT.")] = "128x128",
     checkpoint: Checkpoint = None,
     calibration: Annotated[
@@ -83,18 +91,18 @@ def export(
 
     Each holds the model file and artifact.json, which says how to use it, what it was made of and what it hashes to.
     """
-    from apps.exporting import export_artifacts
+    from apps.exporting import export_artifacts, with_backend
     from apps.formatting import format_licence
     from apps.tables import print_export
     from apps.terminal import say
 
-    size = read_tile(tile)
+    size, targets = read_tile(tile), with_backend(_meant(target, vendor), backend)
     with working(json_file, folder=out) as progress:
         report = export_artifacts(
             model=model,
             scale=scale,
             schemes=scheme or ("w8a8",),
-            targets=_meant(target, vendor),
+            targets=targets,
             socs=soc or (),
             tile=size,
             out_dir=out,

@@ -23,9 +23,7 @@ from apps.progress import Progress, quiet
 from apps.verification.references import References
 from converters.artifact import Artifact
 from converters.isolation import run_in_child
-from edge_sr.errors import ConversionError, EdgeSRError
 from edge_sr.runner import to_float
-from quantization.qdq import to_qdq
 from quantization.quantizer import QuantizedNetwork
 from quantization.schemes import ACTIVATIONS
 from quantization.taps import LayerTaps, Tap
@@ -178,21 +176,9 @@ def _timed_runs(method: Any, x: torch.Tensor, count: int) -> list[float]:
 
 
 def _lower(network: nn.Module, tile: tuple[int, int]) -> bytes:
-    from converters import to_executorch
+    from converters.to_executorch import lower_network
 
-    tools = to_executorch._import_tools()
-    graph = network
-    if isinstance(network, QuantizedNetwork):
-        graph = to_qdq(network, weights="int8", duplicate_dequantize=True)
-    try:
-        with to_executorch._third_party_noise_off():
-            program, _ = to_executorch._lower_to_program(graph, (1, 3, *tile), tools)
-    except EdgeSRError:
-        raise
-    # Toolchains raise whatever they please.
-    except Exception as error:
-        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ConversionError(f"expected ExecuTorch to lower a cut of the network, got {line}") from error
+    program, _ = lower_network(network, (1, 3, *tile), "a cut of the network")
     return program
 
 

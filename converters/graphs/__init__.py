@@ -12,6 +12,7 @@ from converters.graphs.executorch_reader import read_executorch
 from converters.graphs.graph import ComputeGraph, canonical_sha256
 from converters.graphs.onnx_reader import read_onnx
 from converters.graphs.tflite_reader import read_tflite
+from converters.graphs.vgf_reader import read_vgf
 from converters.vendors import VENDORS
 from edge_sr.errors import ArtifactError, ConfigError, MissingToolError, refuse_damaged
 
@@ -20,11 +21,18 @@ READERS: dict[str, Callable[[Path], ComputeGraph]] = {
     "executorch": read_executorch,
     "coreml": read_coreml,
     "qnn": read_onnx,
+    "vgf": read_vgf,
     **dict.fromkeys(VENDORS, read_tflite),
 }
 # The package whose schema a reader reads by: another release of it may know of more options, and hash those too.
-_SCHEMA_PACKAGES = {"tflite": "ai-edge-litert", "executorch": "executorch", "coreml": "coremltools", "qnn": "onnx"}
-_SCHEMA_PACKAGES |= dict.fromkeys(VENDORS, "ai-edge-litert")
+_SCHEMA_PACKAGES = {
+    "tflite": "ai-edge-litert",
+    "executorch": "executorch",
+    "coreml": "coremltools",
+    "qnn": "onnx",
+    "vgf": "executorch",
+    **dict.fromkeys(VENDORS, "ai-edge-litert"),
+}
 
 
 def read_graph(path: Path, target: str) -> ComputeGraph:

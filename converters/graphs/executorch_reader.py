@@ -122,15 +122,20 @@ def read_executorch(path: Path) -> ComputeGraph:
         MissingToolError: executorch is not installed.
     """
     program = ExecuTorchProgram(path)
-    plan = program.plan
-    delegates, operators = plan["delegates"] or [], plan["operators"] or []
-    if len(delegates) != 1 or operators or delegates[0]["id"] != XNNPACK:
+    return program.delegate_graph(only_delegate(program, XNNPACK, title="XNNPACK"))
+
+
+def only_delegate(program: ExecuTorchProgram, backend: str, *, title: str) -> dict[str, Any]:
+    """The delegate of a program that is one of ``backend`` with nothing outside; ArtifactError of any other."""
+    delegates, operators = program.plan["delegates"] or [], program.plan["operators"] or []
+    if len(delegates) != 1 or operators or delegates[0]["id"] != backend:
         names = ", ".join(delegate["id"] for delegate in delegates) or "none"
         raise ArtifactError(
-            f"expected one XNNPACK delegate with nothing outside in {path}, got {len(delegates)} ({names}) and "
+            f"expected one {title} delegate with nothing outside in {program.path}, got {len(delegates)} ({names}) and "
             f"{len(operators)} kinds of operators outside: a program in pieces is not looked into"
         )
-    return program.delegate_graph(delegates[0])
+    delegate: dict[str, Any] = delegates[0]
+    return delegate
 
 
 def _read_xnnpack(payload: bytes, named: dict[str, bytes]) -> ComputeGraph:

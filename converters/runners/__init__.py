@@ -73,6 +73,14 @@ RUNTIMES: dict[str, Runtime] = {
             )
             for kind, title in (("v73", "Hexagon v73+, emulated"), ("v68", "Hexagon v68, emulated"))
         ),
+        Runtime(
+            name="tosa_reference",
+            target="vgf",
+            title="Arm VGF, TOSA reference model",
+            runner="tosa_reference_runner:TosaReferenceRunner",
+            own_process=True,
+            timeout_s=1200.0,
+        ),
     )
 }
 
