@@ -123,11 +123,15 @@ def compile_here(path: Path) -> tuple[Any | None, GpuAnswer]:
     answer = read_log(lines)
     if compiled is not None and compiled.is_fully_accelerated():
         return compiled, GpuAnswer(whole=True, left_out=0, refusals=())
-    if not any("Selected adapter" in line for line in lines):
+    if _says("Create WebGPU environment", lines) and not _says("Selected adapter", lines):
         raise MissingToolError("the GPU accelerator found no Vulkan that it takes; scripts/install_browser.sh")
     if not answer.left_out and not answer.refusals and compiled is None and "not accelerated" not in error:
         raise RunnerError(f"expected a file that the GPU accelerator takes, got {path.name}: {error}")
     return None, answer
+
+
+def _says(words: str, lines: list[str]) -> bool:
+    return any(words in line for line in lines)
 
 
 def ask_here(path: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from apps.verification.sample_tiles import measure_detail, pick_tiles
 from converters.artifact import Artifact, ArtifactMeta, load_artifact
 from converters.export import export_artifact
 from edge_sr.datasets import load_image_sets
-from edge_sr.errors import ConfigError, ConversionError, RunnerError
+from edge_sr.errors import ConfigError, ConversionError, MissingToolError, RunnerError
 from edge_sr.images import write_image
 from edge_sr.networks import create_network
 from fakes import FAKE_TILE, fake_artifact
@@ -182,6 +182,23 @@ def test_every_pair_of_participants_is_compared(tmp_path: Path, photos: Path, mo
     assert matrix.max_levels == 2
     assert matrix.pair("ExecuTorch", "float") is matrix.pair("float", "ExecuTorch")
     assert matrix.divergences == ()
+
+
+def test_the_gpu_takes_part_in_a_thorough_comparison_and_says_why_where_it_is_absent(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runners = {"tflite": EnlargeRunner(0), "webgpu": EnlargeRunner(1), "webgpu_fp16": MissingToolError("no lavapipe")}
+    use_runners(monkeypatch, runners)
+    matrix = measure(tmp_path, photos, ("tflite",), thorough=True)
+    assert [(participant.name, participant.reason) for participant in matrix.participants] == [
+        ("float", None),
+        ("TFLite", None),
+        ("WebGPU (SwiftShader, fp32)", None),
+        ("WebGPU (lavapipe, fp16)", "no lavapipe"),
+    ]
+    pair = matrix.pair("TFLite", "WebGPU (SwiftShader, fp32)")
+    assert pair is not None
+    assert pair.max_levels == 1
 
 
 def test_participant_that_cannot_run_is_listed_with_its_reason(

@@ -157,6 +157,7 @@ def measure_agreement(
     threads: int = 1,
     isolated: bool = True,
     diverging: bool = True,
+    thorough: bool = False,
     progress: Progress = quiet,
 ) -> tuple[AgreementMatrix, ...]:
     """Run everything that computes a network on the same tiles and compare the results in pairs.
@@ -175,6 +176,7 @@ def measure_agreement(
         isolated: run artifacts in child processes.
         diverging: where an artifact is more than :data:`ALLOWED_LEVELS` off, lower the network again with taps and name
             the first layer that diverges. It takes the time of one more export or a few.
+        thorough: slow runtimes take part too, see :func:`converters.runners.accuracy_runtimes`.
         progress: called after each tile of each participant.
     Raises:
         ConfigError, DataError: nothing to compare, or no such data.
@@ -194,7 +196,9 @@ def measure_agreement(
         place = (meta.scale, meta.tile)
         if place not in chosen:
             chosen[place] = pick_tiles(load_scorable_sets(data, sets, meta.scale), meta.tile, tiles)
-        settings = _Settings(threads=threads, isolated=isolated, diverging=diverging, progress=progress)
+        settings = _Settings(
+            threads=threads, isolated=isolated, diverging=diverging, thorough=thorough, progress=progress
+        )
         matrices.append(_measure_group(group, chosen[place], known, settings))
     return tuple(matrices)
 
@@ -234,6 +238,7 @@ class _Settings:
     threads: int
     isolated: bool
     diverging: bool
+    thorough: bool
     progress: Progress
 
 
@@ -309,7 +314,7 @@ def _artifact_candidates(group: Sequence[Artifact], settings: _Settings) -> list
     candidates = []
     taken: set[str] = set()
     for artifact in group:
-        for runtime in accuracy_runtimes(artifact.meta, thorough=True):
+        for runtime in accuracy_runtimes(artifact.meta, thorough=settings.thorough):
             name = RUNTIMES[runtime].title
             if name in taken:  # the same target twice in one group: folders tell them apart
                 name = f"{name}, {artifact.path.name}"

@@ -152,7 +152,7 @@ def verify_fully(
     agreement: tuple[AgreementMatrix, ...] = work.whole(
         "agreement",
         lambda: measure_agreement(
-            artifacts, data=data, sets=sets, references=references, threads=threads, progress=progress
+            artifacts, data=data, sets=sets, references=references, threads=threads, thorough=True, progress=progress
         ),
         (),
     )

@@ -18,6 +18,9 @@ from converters.runners.tflite_runner import from_stored, to_stored
 from converters.webgpu import compile_here
 from edge_sr.errors import RunnerError, ShapeError
 from edge_sr.quiet import quiet_native
+from edge_sr.sizes import format_size
+
+_LARGEST_HALF_TILE = 64
 
 
 class WebGpuRunner:
@@ -81,6 +84,21 @@ class WebGpuRunner:
 
 
 class WebGpuHalfRunner(WebGpuRunner):
-    """The same on lavapipe, which has float16."""
+    """The same on lavapipe, which has float16, as phones' GPUs have.
+
+    LiteRT waits two minutes for a result, and of 128x128 pixels none came (ai-edge-litert 2.3.0, mesa 25.0.7, two
+    cores), so
+    larger tiles than 64x64 are refused at once.
+    """
 
     driver = "lavapipe, fp16"
+
+    def __init__(self, artifact: Artifact, *, threads: int = 1) -> None:
+        """See :class:`WebGpuRunner`; RunnerError for a larger tile too."""
+        if max(artifact.meta.tile) > _LARGEST_HALF_TILE:
+            limit = format_size((_LARGEST_HALF_TILE, _LARGEST_HALF_TILE))
+            raise RunnerError(
+                f"expected a tile of at most {limit} for {self.driver}, got {format_size(artifact.meta.tile)}; "
+                f"export with --tile {limit}"
+            )
+        super().__init__(artifact, threads=threads)
