@@ -15,6 +15,10 @@ import torch
 from damage import one_line
 from torch import nn
 
+from apps.exporting import with_backend
+from apps.lint.engine import lint_artifacts
+from apps.profiling.host import profile_artifacts
+from apps.runnable import reason_not_timed
 from converters import to_vgf, vgf_toolchain
 from converters.artifact import Artifact, fingerprint, write_artifact
 from converters.export import export_artifact
@@ -26,8 +30,17 @@ from converters.lowering import LoweringJob
 from converters.runners import open_runner
 from converters.runners.tosa_reference_runner import TosaReferenceRunner
 from converters.self_test import open_checked_runner
+from converters.targets import DEFAULT_TARGETS, TARGETS
 from converters.vgf_toolchain import TOSA_FILE, compile_tosa
-from edge_sr.errors import ArtifactError, ConversionError, EdgeSRError, MissingToolError, RunnerError, ShapeError
+from edge_sr.errors import (
+    ArtifactError,
+    ConfigError,
+    ConversionError,
+    EdgeSRError,
+    MissingToolError,
+    RunnerError,
+    ShapeError,
+)
 from edge_sr.networks import create_network
 from edge_sr.runner import TorchRunner
 from quantization.calibration import calibrate
@@ -141,6 +154,36 @@ def test_int8_weights_take_a_byte_each(artifacts: dict[str, Artifact], networks:
     sizes = {scheme: artifacts[scheme].meta.files[MAIN].size_bytes for scheme in SCHEMES}
     # Scales, tables and the longer graph cost something, a float copy of the weights would save nothing.
     assert weights < sizes["w8a8"] < sizes["fp32"]
+
+
+def test_linting_it_is_refused_in_words(artifacts: dict[str, Artifact]) -> None:
+    with pytest.raises(ConfigError, match=r"rules are known for, got \S+_vgf_24x16 of target vgf; leave it out"):
+        lint_artifacts([artifacts["w8a8"].path])
+
+
+def test_its_time_on_a_computer_is_no_measurement(artifacts: dict[str, Artifact]) -> None:
+    (row,) = profile_artifacts([artifacts["w8a8"].path], threads=(1,)).rows
+    assert (row.timing, row.failed) == (None, False)
+    assert row.reason == reason_not_timed("vgf") is not None
+
+
+@pytest.mark.parametrize(
+    ("targets", "backend", "meant"),
+    [(["executorch"], "vgf", ("vgf",)), (["executorch"], "xnnpack", ("executorch",)), (["tflite"], None, ["tflite"])],
+)
+def test_a_backend_of_executorch_is_a_target(targets: list[str], backend: str | None, meant: Any) -> None:
+    assert with_backend(targets, backend) == meant
+
+
+@pytest.mark.parametrize("targets", [None, ["tflite"], ["executorch", "coreml"], ["vgf"]])
+def test_a_backend_beside_other_targets_is_refused(targets: list[str] | None) -> None:
+    with pytest.raises(ConfigError, match="--backend goes with --target executorch alone, got"):
+        with_backend(targets, "vgf")
+
+
+def test_it_is_exported_by_name_alone() -> None:
+    assert "vgf" in TARGETS
+    assert DEFAULT_TARGETS == ("tflite", "executorch", "coreml")
 
 
 # ---------------------------------------------------------------------------------------------------------- its numbers

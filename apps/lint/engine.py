@@ -177,6 +177,8 @@ def forecast(graph: Graph, accelerator: Accelerator, *, path: Path, scheme: str)
 def _fitting(target: str, name: str, wanted: Sequence[str] | None) -> list[Accelerator]:
     """The accelerators that read artifacts of ``target``."""
     reading = [accelerator for accelerator in _ALL if accelerator.format == target]
+    if not reading:
+        raise ConfigError(f"expected an artifact that rules are known for, got {name} of target {target}; leave it out")
     fitting = [accelerator for accelerator in reading if wanted is None or accelerator.name in wanted]
     if not fitting:
         readers = ", ".join(accelerator.name for accelerator in reading)
