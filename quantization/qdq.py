@@ -102,18 +102,18 @@ def to_qdq(
     source = copy.deepcopy(network).eval()
     source.set_mode(Mode.QUANTIZE)  # raises where a range is missing
     module = source.graph_module
-    grids, grids_of = dict(source.grids()), source.grid_of_node
+    grids = dict(source.grids())
     for node in list(module.graph.nodes):
-        grid = grids.get(grids_of.get(node.name, ""))
+        grid = grids.get(source.grid_of_node.get(node.name, ""))
         target = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(target, QuantizedConv2d):
             stored = QDQConv2d(target, stored_as_int8=weights == "int8", bias_as_int32=int32_biases)
             module.set_submodule(str(node.target), stored)
         if grid is None:
             continue
-        if round_before_clips and classify(node, module) is OpKind.CLIP and _value(node).name not in grids_of:
-            _quantize_dequantize(module.graph, _value(node), _value(node), grid)
         if isinstance(target, Grid):
+            if round_before_clips and classify(_value(node), module) is OpKind.CLIP:
+                _quantize_dequantize(module.graph, _value(_value(node)), _value(_value(node)), grid)
             _quantize_dequantize(module.graph, node, _value(node), grid)
             module.graph.erase_node(node)
         else:
@@ -179,10 +179,11 @@ def _cut_float_ends(graph: fx.Graph) -> None:
     source = next(node for node in graph.nodes if node.op == "placeholder")
     result = graph.output_node()
     readers, last = list(source.users), _value(result)
-    float_ends = [reader.name for reader in readers if reader.target is not _OPS.quantize_per_tensor.default]
-    float_ends += [last.name] if last.target is not _OPS.dequantize_per_tensor.default else []
-    if float_ends:
-        raise ConfigError(f"expected int8 at both ends of the network, got float at {', '.join(float_ends)}")
+    ends = [(reader, _OPS.quantize_per_tensor.default) for reader in readers]
+    ends.append((last, _OPS.dequantize_per_tensor.default))
+    others = [node.name for node, wanted in ends if node.target is not wanted or node.args[-1] is not torch.int8]
+    if others:
+        raise ConfigError(f"expected int8 at both ends of the network, got another type at {', '.join(others)}")
     for reader in readers:
         reader.replace_all_uses_with(source)
         graph.erase_node(reader)

@@ -126,6 +126,63 @@ def test_constant_operand_is_stored_in_int8_behind_a_dequantize() -> None:
     assert [arg.target for arg in mul.args] == [DEQUANTIZE, DEQUANTIZE]
 
 
+def test_biases_in_int32_are_the_float_ones_to_the_bit_on_the_scale_of_input_times_weight() -> None:
+    network = _network()
+    floats = to_qdq(network, weights="int8", duplicate_dequantize=False)
+    whole = to_qdq(network, weights="int8", duplicate_dequantize=False, int32_biases=True)
+    x = _images()[0]
+    with torch.no_grad():
+        assert torch.equal(whole(x), floats(x))
+    stored = {name: value for name, value in whole.state_dict().items() if name.endswith(".bias")}
+    assert stored
+    for name, bias in stored.items():
+        conv = network.graph_module.get_submodule(name.removesuffix(".bias"))
+        assert bias.dtype is torch.int32
+        scales = whole.get_buffer(f"{name}_scales")
+        assert torch.equal(scales, conv.weight_scale() * conv.input_grid.scale)
+        assert torch.equal(bias * scales, floats.get_buffer(name))
+
+
+def test_int8_ends_take_a_pixel_minus_128_and_give_one() -> None:
+    network = _network()
+    floats = to_qdq(network, weights="int8", duplicate_dequantize=True)
+    whole = to_qdq(network, weights="int8", duplicate_dequantize=True, int8_ends=True)
+    pixels = torch.arange(3 * 12 * 16).remainder(256).reshape(1, 3, 12, 16)
+    with torch.no_grad():
+        result = whole((pixels - 128).to(torch.int8))
+        expected = floats(pixels / 255)
+    assert result.dtype is torch.int8
+    assert torch.equal(result.int() + 128, (expected * 255).round().int())
+
+
+def test_int8_ends_of_a_network_with_16_bits_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected int8 at both ends of the network, got another type at quantize"):
+        to_qdq(_network("w8a16"), weights="int8", duplicate_dequantize=True, int8_ends=True)
+
+
+def test_rounding_before_a_clipping_changes_nothing_but_that_it_stands_alone() -> None:
+    class Clipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+            self.last = nn.Conv2d(8, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(nn.functional.hardtanh(self.conv(x), -0.21, 0.17))
+
+    torch.manual_seed(0)
+    network = prepare(Clipped(), "w8a8")
+    calibrate(network, _images())
+    modules = [
+        to_qdq(network, weights="int8", duplicate_dequantize=True, round_before_clips=apart) for apart in (False, True)
+    ]
+    with torch.no_grad():
+        for x in _images():
+            assert torch.equal(modules[0](x), modules[1](x))
+    clips = [next(node for node in module.graph.nodes if "hardtanh" in node.name) for module in modules]
+    assert [clip.args[0].target is DEQUANTIZE for clip in clips] == [False, True]
+
+
 def test_converting_leaves_the_network_alone() -> None:
     network = _network()
     before = {name: value.clone() for name, value in network.state_dict().items()}

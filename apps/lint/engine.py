@@ -229,6 +229,8 @@ def _worst_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 def _fitting(target: str, name: str, wanted: Sequence[str] | None) -> list[AskedBackend | Accelerator]:
     """The accelerators that read artifacts of ``target``."""
     reading = [accelerator for accelerator in _ALL if target in accelerator.formats]
+    if not reading:
+        raise ConfigError(f"expected an artifact that lint reads, got {name} of target {target}; see its artifact.json")
     fitting = [accelerator for accelerator in reading if wanted is None or accelerator.name in wanted]
     if not fitting:
         readers = ", ".join(accelerator.name for accelerator in reading)
