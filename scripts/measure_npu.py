@@ -56,7 +56,7 @@ def measure(
     """Rows of one artifact, one for each runtime that measures its accuracy here."""
     start = time.monotonic()
     report = verify_artifacts(
-        [artifact.path], data=options.data, sets=options.sets, references=references, progress=progress
+        [artifact.path], data=options.data, sets=options.sets, references=references, thorough=True, progress=progress
     )
     (matrix,) = measure_agreement(
         [artifact],
@@ -65,6 +65,7 @@ def measure(
         references=references,
         tiles=options.tiles,
         diverging=False,
+        thorough=True,
         progress=progress,
     )
     meta = artifact.meta

@@ -30,7 +30,7 @@ from converters.lowering import LoweringJob
 from converters.runners import open_runner
 from converters.runners.tosa_reference_runner import TosaReferenceRunner
 from converters.self_test import open_checked_runner
-from converters.targets import USUAL_TARGETS, TARGETS
+from converters.targets import TARGETS, USUAL_TARGETS
 from converters.vgf_toolchain import TOSA_FILE, compile_tosa
 from edge_sr.errors import (
     ArtifactError,

@@ -13,10 +13,10 @@ from apps.verification.references import References
 from apps.verification.rows import VerifyRow
 from apps.verification.scoring import closing_runner, score
 from converters.artifact import Artifact, load_artifact, record_measured
-from converters.runners import accuracy_runtimes
+from converters.runners import RUNTIMES, accuracy_runtimes
 from converters.self_test import open_checked_runner
 from edge_sr.datasets import ImageSet
-from edge_sr.errors import ConfigError, RunnerError
+from edge_sr.errors import ConfigError, MissingToolError, RunnerError
 from edge_sr.evaluation import SetScore
 from edge_sr.lr_check import check_lr_matches
 from edge_sr.metrics import ONE_LEVEL_DB, PSNR_CAP_DB
@@ -61,6 +61,7 @@ def verify_artifacts(
     threads: int = 1,
     isolated: bool = True,
     record: bool = False,
+    thorough: bool = False,
     progress: Progress = quiet,
 ) -> VerifyReport:
     """Score artifacts on image sets and split what they lose against the float network.
@@ -76,6 +77,7 @@ def verify_artifacts(
         threads: CPU threads of the runtimes.
         isolated: run each artifact in a child process with a timeout, because runtimes may abort on a bad file.
         record: write the scores into each ``artifact.json``.
+        thorough: in slow runtimes too, see :func:`converters.runners.accuracy_runtimes`; hours for large sets.
         progress: called after each image.
     Returns:
         one row per artifact, runtime and set, in that order. A Core ML package is executed by the evaluator, and on
@@ -96,7 +98,7 @@ def verify_artifacts(
     }
     rows: list[VerifyRow] = []
     for artifact in artifacts:
-        for runtime in accuracy_runtimes(artifact.meta):
+        for runtime in accuracy_runtimes(artifact.meta, thorough=thorough):
             own = _verify_one(artifact, runtime, image_sets[artifact.meta.scale], known, threads, isolated, progress)
             if record and not any(row.artifact is None for row in own):
                 name = "verified" if runtime == artifact.meta.target else f"verified_in_{runtime}"
@@ -126,6 +128,10 @@ def _verify_one(
             for index, image_set in enumerate(image_sets):
                 scores[index] = score(runner, image_set, path.name, meta.overlap, progress)
     except RunnerError as error:
+        reason = str(error)
+    except MissingToolError as error:
+        if not RUNTIMES[runtime].thorough:  # what everybody is asked to install
+            raise
         reason = str(error)
     return [
         VerifyRow(
