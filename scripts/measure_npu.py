@@ -13,10 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
 
 from apps.exporting import export_artifacts
 from apps.progress import Progress, progress_bars
@@ -25,14 +30,19 @@ from apps.scripting import run_script
 from apps.verification.accuracy import verify_artifacts
 from apps.verification.agreement import FAKE_QUANT, FLOAT, Agreement, AgreementMatrix, measure_agreement
 from apps.verification.references import References
+from apps.verification.scoring import closing_runner
 from apps.weights import resolve_weights
 from converters.artifact import Artifact, artifact_name, load_artifact
+from converters.export import export_artifact
 from converters.qnn.toolchain import tool_versions
-from converters.runners import RUNTIMES
+from converters.runners import RUNTIMES, accuracy_runtimes, open_runner
 from converters.targets import TARGETS
 from edge_sr.checkpoints import bundled_checkpoint, sha256_file
 from edge_sr.errors import ConfigError, ConversionError, MissingToolError
 from edge_sr.networks import MODELS
+from edge_sr.runner import TorchRunner, to_float
+from quantization.calibration import calibrate
+from quantization.quantizer import prepare
 from scripts.kept import kept_artifact
 from scripts.measure import ROOT, Section, relative
 
@@ -116,6 +126,50 @@ def _agreement(matrix: AgreementMatrix, runtime: str) -> dict[str, Any] | None:
     }
 
 
+class _OneConvolution(nn.Module):
+    """A 3x3 convolution of 12 channels on a picture, and a pixel shuffle, which computes nothing."""
+
+    model_name, scale, tile_multiple, context = "one_convolution", 2, 1, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 3, padding=1)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.rand(self.conv.weight.shape, generator=torch.Generator().manual_seed(0)) / 27)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pixel_shuffle(self.conv(x), self.scale)  # (B, 3, 2H, 2W)
+
+
+def measure_exactness(progress: Progress) -> list[dict[str, Any]]:
+    """One convolution in each NPU's arithmetic beside the exact one: integers, multiplied and rounded once."""
+    tile = (64, 64)
+    network = prepare(_OneConvolution().eval(), "w8a8")
+    lr = np.random.default_rng(0).integers(0, 256, (*tile, 3), dtype=np.uint8)
+    calibrate(network, [to_float(lr)])
+    expected = TorchRunner(network, tile=tile).run(lr).astype(np.int16)
+    found = []
+    with tempfile.TemporaryDirectory(prefix="edge-sr-npu-") as folder:
+        for target in ("qnn", "vgf"):
+            progress(f"one convolution on {target}", 0, 1)
+            artifact = export_artifact(
+                network=network,
+                scheme="w8a8",
+                target=target,
+                tile=tile,
+                out_dir=Path(folder),
+                socs=SOCS["w8a8"] if TARGETS[target].compiles_for_socs else (),
+                checkpoint_sha256="0" * 64,
+            )
+            for runtime in accuracy_runtimes(artifact.meta):
+                runner = open_runner(artifact, isolated=True, runtime=runtime)
+                with closing_runner(runner):
+                    off = np.abs(runner.run(lr).astype(np.int16) - expected)
+                facts = {"share_equal": float(np.mean(off == 0)), "max_levels": int(off.max()), "values": off.size}
+                found.append({"runtime": runtime, "title": RUNTIMES[runtime].title, **facts})
+    return found
+
+
 def _artifact(options: argparse.Namespace, target: str, scheme: str) -> Artifact:
     tile = (options.tile, options.tile)
     weights = resolve_weights(options.model, options.scale, scheme) if scheme in ("fp32", "fp16") else None
@@ -171,6 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scheme: sha256_file(bundled_checkpoint(options.model, options.scale, scheme)) for scheme in ("fp32", "w8a8")
     }
     with progress_bars() as progress:
+        if not path.exists() or options.again:
+            _keep(path, options, weights, [], exactness=measure_exactness(progress))
         references = References((), progress=progress)
         for target, scheme in wanted:
             if target in TARGETS and (options.again or not _has(_kept(path, weights), target, scheme, options.sets)):
@@ -192,7 +248,17 @@ def _has(rows: list[dict[str, Any]], target: str, scheme: str, sets: Sequence[st
     return bool(own) and all(set(sets) <= set(row["sets"]) for row in own)
 
 
-def _keep(path: Path, options: argparse.Namespace, weights: dict[str, str], fresh: list[dict[str, Any]]) -> None:
+def _keep(
+    path: Path,
+    options: argparse.Namespace,
+    weights: dict[str, str],
+    fresh: list[dict[str, Any]],
+    *,
+    exactness: list[dict[str, Any]] | None = None,
+) -> None:
+    """Write the file anew with fresh rows, in the table's order, and what was there before of the same weights."""
+    if exactness is None and path.exists():
+        exactness = json.loads(path.read_text(encoding="utf-8")).get("one_convolution")
     made = {(row["target"], row["scheme"]) for row in fresh}
     rows = [row for row in _kept(path, weights) if (row["target"], row["scheme"]) not in made] + fresh
     rows.sort(key=lambda row: ROWS.index((row["target"], row["scheme"])))
@@ -202,6 +268,7 @@ def _keep(path: Path, options: argparse.Namespace, weights: dict[str, str], fres
         "tile": [options.tile, options.tile],
         "weights": weights,
         "npu_tools": _npu_tools(),
+        "one_convolution": exactness or [],
         "rows": rows,
     }
     command = ["python", "-m", "scripts.measure_npu", *relative(sys.argv[1:])]
