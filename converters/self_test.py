@@ -148,10 +148,17 @@ def check_self_test(runner: Runner, artifact: Artifact) -> SelfTestResult:
 
 
 def _check_other_files(runner: Runner, artifact: Artifact, runtime: str | None) -> None:
-    """Files compiled for other chips of the same arithmetic compute the very same; RunnerError where one does not."""
+    """Files for the same arithmetic compute the very same; RunnerError where one does not.
+
+    Those compiled for other chips, and where the record is of another arithmetic, the file that all were compiled from,
+    which its digest protects.
+    """
     meta = artifact.meta
     chosen = runtime or accuracy_runtimes(meta)[0]
+    recorded = meta.self_test is not None and meta.self_test.runtime == runner.name
     others = [name for name in files_for(meta, chosen)[1:] if name in (meta.compiled or {})]
+    if _is_exact(meta) and not recorded and files_for(meta, chosen)[0] != meta.main_file:
+        others.append(meta.main_file)
     if not others:
         return
     expected = _run(runner, meta)

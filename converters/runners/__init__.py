@@ -79,6 +79,7 @@ RUNTIMES: dict[str, Runtime] = {
             title="Arm VGF, TOSA reference model",
             runner="tosa_reference_runner:TosaReferenceRunner",
             own_process=True,
+            own_rounding=True,
             timeout_s=1200.0,
         ),
     )
