@@ -94,7 +94,7 @@ def _export(job: LoweringJob, tools: _Tools) -> tuple[Any, str]:
         weights="int8",
         duplicate_dequantize=True,
         int32_biases=True,
-        int8_ends=True,
+        integer_ends=True,
         round_before_clips=True,
     )
     _store_buffers_as_parameters(module)

@@ -4,7 +4,7 @@ The ops are ``quantized_decomposed.quantize_per_tensor`` / ``dequantize_per_tens
 numbers as scale and zero point, and ``quantize_per_channel`` / ``dequantize_per_channel`` on weights. Every op that
 runs in int8 has a dequantize before each of its inputs and a quantize after its output; moved values are wrapped like
 the rest, with their input's scale and zero point, because converters only see an int8 slice or concatenation where
-both sides say so. Engines that compute in integers alone get their biases as integers too, and int8 at both ends.
+both sides say so. Engines that compute in integers alone get their biases as integers too, and pictures as stored.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def to_qdq(
     weights: Literal["float", "int8"],
     duplicate_dequantize: bool,
     int32_biases: bool = False,
-    int8_ends: bool = False,
+    integer_ends: bool = False,
     round_before_clips: bool = False,
 ) -> fx.GraphModule:
     """Writes the network's grids out as quantize/dequantize ops.
@@ -88,13 +88,14 @@ def to_qdq(
         duplicate_dequantize: give every reader a dequantize of its own. XNNPACK's partitioner groups all readers of
             one dequantize, and a skip connection then makes a dependency cycle (executorch 1.4.1).
         int32_biases: store biases as int32 with dequantize behind them, as engines add them to their sums; else float.
-        int8_ends: take and give int8, without the quantize at the input and the dequantize at the output.
+        integer_ends: take and give stored values (int8; int16 in schemes of 16 bits), without the quantize at the
+            input and the dequantize at the output.
         round_before_clips: also quantize before a clipping that follows its operator at once, on the grid behind it,
             for engines that fuse no clipping but a ReLU; rounding keeps order, so that nothing changes.
     Returns:
         An eval-mode module that ``torch.export.export`` takes; its output is the fake-quantized network's.
     Raises:
-        ConfigError: the network has no ranges yet, ``weights`` is neither of the two, or an end that is to be int8 is
+        ConfigError: the network has no ranges yet, ``weights`` is neither of the two, or an end that is to be stored is
             not quantized.
     """
     if weights not in ("float", "int8"):
@@ -121,7 +122,7 @@ def to_qdq(
     _store_constants_as_int8(module)
     if duplicate_dequantize:
         _give_each_reader_its_dequantize(module.graph)
-    if int8_ends:
+    if integer_ends:
         _cut_float_ends(module.graph)
     module.graph.lint()
     module.recompile()
@@ -181,9 +182,9 @@ def _cut_float_ends(graph: fx.Graph) -> None:
     readers, last = list(source.users), _value(result)
     ends = [(reader, _OPS.quantize_per_tensor.default) for reader in readers]
     ends.append((last, _OPS.dequantize_per_tensor.default))
-    others = [node.name for node, wanted in ends if node.target is not wanted or node.args[-1] is not torch.int8]
+    others = [node.name for node, wanted in ends if node.target is not wanted]
     if others:
-        raise ConfigError(f"expected int8 at both ends of the network, got another type at {', '.join(others)}")
+        raise ConfigError(f"expected quantized values at both ends of the network, got {', '.join(others)}")
     for reader in readers:
         reader.replace_all_uses_with(source)
         graph.erase_node(reader)

@@ -39,7 +39,6 @@ from edge_sr.networks import create_network
 from edge_sr.runner import TorchRunner
 from quantization.calibration import calibrate
 from quantization.fake_quant import Mode
-from quantization.qdq import to_qdq
 from quantization.quantizer import QuantizedNetwork, prepare
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -103,13 +102,8 @@ def onnx_files(networks: dict[str, nn.Module], tmp_path_factory: pytest.TempPath
     files = {}
     for scheme, network in networks.items():
         files[scheme] = folder / f"{scheme}.onnx"
-        write_qdq(network, scheme, files[scheme])
+        write_onnx(job(network, scheme, files[scheme].parent), files[scheme])
     return files
-
-
-def write_qdq(network: nn.Module, scheme: str, path: Path) -> None:
-    graph = to_qdq(network, weights="int8", duplicate_dequantize=False) if scheme != "fp16" else network
-    write_onnx(graph, job(network, scheme, path.parent), path)
 
 
 @pytest.fixture(scope="session")
@@ -235,7 +229,7 @@ def test_the_16_bit_file_computes_what_the_quantized_network_computes(
 def test_writing_twice_gives_the_same_bytes(
     onnx_files: dict[str, Path], networks: dict[str, nn.Module], tmp_path: Path, scheme: str
 ) -> None:
-    write_qdq(networks[scheme], scheme, tmp_path / "again.onnx")
+    write_onnx(job(networks[scheme], scheme, tmp_path / "again.onnx".parent), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == onnx_files[scheme].read_bytes()
 
 
@@ -261,7 +255,7 @@ class Refused(nn.Module):
 
 def test_a_network_that_the_exporter_refuses_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"expected ONNX to take idsa_net_mobile in fp16, got ") as caught:
-        write_onnx(Refused(), job(Refused(), "fp16", tmp_path), tmp_path / "x.onnx")
+        write_onnx(job(Refused(), "fp16", tmp_path), tmp_path / "x.onnx")
     assert one_line(caught.value)
     assert not list(tmp_path.iterdir())
 

@@ -143,10 +143,10 @@ def test_biases_in_int32_are_the_float_ones_to_the_bit_on_the_scale_of_input_tim
         assert torch.equal(bias * scales, floats.get_buffer(name))
 
 
-def test_int8_ends_take_a_pixel_minus_128_and_give_one() -> None:
+def test_integer_ends_take_a_pixel_minus_128_and_give_one() -> None:
     network = _network()
     floats = to_qdq(network, weights="int8", duplicate_dequantize=True)
-    whole = to_qdq(network, weights="int8", duplicate_dequantize=True, int8_ends=True)
+    whole = to_qdq(network, weights="int8", duplicate_dequantize=True, integer_ends=True)
     pixels = torch.arange(3 * 12 * 16).remainder(256).reshape(1, 3, 12, 16)
     with torch.no_grad():
         result = whole((pixels - 128).to(torch.int8))
@@ -155,9 +155,16 @@ def test_int8_ends_take_a_pixel_minus_128_and_give_one() -> None:
     assert torch.equal(result.int() + 128, (expected * 255).round().int())
 
 
-def test_int8_ends_of_a_network_with_16_bits_are_refused() -> None:
-    with pytest.raises(ConfigError, match="expected int8 at both ends of the network, got another type at quantize"):
-        to_qdq(_network("w8a16"), weights="int8", duplicate_dequantize=True, int8_ends=True)
+def test_ends_of_a_network_with_16_bits_take_257_times_a_pixel_minus_32768() -> None:
+    network = _network("w8a16")
+    floats = to_qdq(network, weights="int8", duplicate_dequantize=True)
+    whole = to_qdq(network, weights="int8", duplicate_dequantize=True, integer_ends=True)
+    pixels = torch.arange(3 * 12 * 16).remainder(256).reshape(1, 3, 12, 16)
+    with torch.no_grad():
+        result = whole((257 * pixels - 32768).to(torch.int16))
+        expected = floats(pixels / 255)
+    assert result.dtype is torch.int16
+    assert torch.equal(result.int() + 32768, (expected * 65535).round().int())
 
 
 def test_rounding_before_a_clipping_changes_nothing_but_that_it_stands_alone() -> None:

@@ -360,7 +360,7 @@ class Island(nn.Module):
 
 def test_operators_of_an_island_of_floats_are_not_marked_as_whole_numbers() -> None:
     network = quantized(Island())
-    ends = {"int32_biases": True, "int8_ends": True, "round_before_clips": True}
+    ends = {"int32_biases": True, "integer_ends": True, "round_before_clips": True}
     module = to_qdq(network, weights="int8", duplicate_dequantize=True, **ends)
     graph = torch.export.export(module, (torch.zeros((1, 3, *TILE), dtype=torch.int8),)).graph
     marked = {node.target for node in to_vgf.quantized_operators(graph)}

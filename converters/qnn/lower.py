@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
-
 from converters import to_tflite
 from converters.ahead_of_time import compile_ahead
 from converters.artifact_meta import Compiled, Delegation, IoVariant, TensorSpec
@@ -23,9 +21,6 @@ from converters.qnn.socs import DEFAULT_SOC, Soc, get_soc
 from converters.qnn.toolchain import compiler_libraries, emulator_environment, tool_versions
 from edge_sr.atomic import scratch_folder
 from edge_sr.errors import ConversionError
-from quantization.qdq import to_qdq
-from quantization.quantizer import QuantizedNetwork
-from quantization.schemes import get_scheme
 
 MAIN_FILE = "model.onnx"
 COMPILE_TIMEOUT_S = 1200.0
@@ -51,7 +46,7 @@ def lower(job: LoweringJob) -> Lowered:
             raise ConversionError(f"expected an NPU that has fp16, got {soc.name} (Hexagon {soc.architecture})")
     versions = tool_versions()
     main = job.work_dir / MAIN_FILE
-    write_onnx(_graph(job), job, main)
+    write_onnx(job, main)
     compile_all = _compile_onnx if job.scheme == "w8a16" else _compile_tflite
     compiled = compile_all(job, main, socs)
     io = {name: _describe(job) for name in (MAIN_FILE, *compiled)}
@@ -69,14 +64,6 @@ def lower(job: LoweringJob) -> Lowered:
 
 def _note(name: str, soc: Soc) -> str:
     return f"{name} is for {soc.title} (Hexagon {soc.architecture})"
-
-
-def _graph(job: LoweringJob) -> nn.Module:
-    if not get_scheme(job.scheme).quantized:
-        return job.network.eval()
-    if not isinstance(job.network, QuantizedNetwork):
-        raise ConversionError(f"expected a QuantizedNetwork, got {type(job.network).__name__}; quantize it first")
-    return to_qdq(job.network, weights="int8", duplicate_dequantize=False)
 
 
 def _compile_tflite(job: LoweringJob, main: Path, socs: list[Soc]) -> dict[str, Compiled]:
