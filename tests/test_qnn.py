@@ -229,7 +229,7 @@ def test_the_16_bit_file_computes_what_the_quantized_network_computes(
 def test_writing_twice_gives_the_same_bytes(
     onnx_files: dict[str, Path], networks: dict[str, nn.Module], tmp_path: Path, scheme: str
 ) -> None:
-    write_onnx(job(networks[scheme], scheme, tmp_path / "again.onnx".parent), tmp_path / "again.onnx")
+    write_onnx(job(networks[scheme], scheme, tmp_path), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == onnx_files[scheme].read_bytes()
 
 
