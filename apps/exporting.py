@@ -114,7 +114,9 @@ def export_artifacts(
     """
     if socs and not any(get_target(name).compiles_for_socs for name in targets or ()):
         named = ", ".join(targets or USUAL_TARGETS)
-        raise ConfigError(f"expected a target that compiles for a SoC, got {named} with {socs[0]}; add --target qnn")
+        raise ConfigError(
+            f"expected a target that compiles for a SoC, got {named} with {socs[0]}; add --target qnn, or drop --soc"
+        )
     jobs = _plan(schemes, USUAL_TARGETS if targets is None else targets)
     weights: dict[str, Weights] = {}
     for scheme, target in jobs:
@@ -152,7 +154,7 @@ def with_backend(targets: Sequence[str] | None, backend: str | None) -> Sequence
     if not targets or set(targets) != {"executorch"}:
         raise ConfigError(
             f"--backend goes with --target executorch alone, got {', '.join(targets or ()) or 'no target'}; "
-            "export other targets without it"
+            "add --target executorch, and export other targets without --backend"
         )
     expect_choice("--backend", backend, BACKENDS)
     return (BACKENDS[backend],)

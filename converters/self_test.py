@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.artifact import META_FILE, Artifact, ArtifactMeta, SelfTest, write_meta
+from converters.artifact import META_FILE, Artifact, ArtifactMeta, SelfTest, with_main_file, write_meta
 from converters.runners import RUNTIMES, accuracy_runtimes, files_for, open_runner, runtimes_of
 from edge_sr.errors import ArtifactError, ConversionError, MissingToolError, RunnerError
 from edge_sr.quiet import quiet_native
@@ -117,7 +117,8 @@ def open_checked_runner(
     """
     runner = open_runner(artifact, threads=threads, isolated=isolated, runtime=runtime)
     try:
-        check_self_test(runner, artifact)
+        chosen = runtime or runtimes_of(artifact.meta.target)[0]
+        check_self_test(runner, with_main_file(artifact, files_for(artifact.meta, chosen)[0]))
         _check_other_files(runner, artifact, runtime)
     except BaseException:
         _close(runner)
@@ -154,7 +155,7 @@ def _check_other_files(runner: Runner, artifact: Artifact, runtime: str | None) 
     which its digest protects.
     """
     meta = artifact.meta
-    chosen = runtime or accuracy_runtimes(meta)[0]
+    chosen = runtime or runtimes_of(meta.target)[0]
     recorded = meta.self_test is not None and meta.self_test.runtime == runner.name
     others = [name for name in files_for(meta, chosen)[1:] if name in (meta.compiled or {})]
     if _is_exact(meta) and not recorded and files_for(meta, chosen)[0] != meta.main_file:

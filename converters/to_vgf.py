@@ -32,6 +32,7 @@ from converters.graphs import file_canonical_sha256
 from converters.lowering import Lowered, LoweringJob
 from converters.vgf_toolchain import CURE, TOSA_FILE, compiler_known
 from edge_sr.errors import ConversionError, MissingToolError
+from edge_sr.quiet import quiet_native
 from quantization.qdq import to_qdq
 from quantization.quantizer import QuantizedNetwork
 
@@ -169,7 +170,7 @@ class _Tools(ExecuTorchTools):
 
 def _import_tools() -> _Tools:
     try:
-        with toolchain_noise_off():
+        with toolchain_noise_off(), quiet_native():  # torchao says at import which of its libraries do not fit
             return _Tools()
     except ImportError as error:
         raise MissingToolError(

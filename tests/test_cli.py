@@ -317,7 +317,7 @@ def test_every_command_is_known_here() -> None:
         (["--scale", "5"], "scale must be one of 2, 3, 4, got 5"),
         (["--scheme", "int4"], "scheme must be one of fp32, fp16, w8a8, w8a8_mixed, w8a16, got 'int4'"),
         (["--scheme", "fp16", "--target", "tflite"], "scheme for target tflite must be one of"),
-        (["--target", "onnx"], "target must be one of tflite, executorch, coreml, qnn, got 'onnx'"),
+        (["--target", "onnx"], "target must be one of tflite, executorch, coreml, qnn, vgf, npu, got 'onnx'"),
         (["--tile", "128"], "expected a tile as WIDTHxHEIGHT, got '128'"),
         (["--tile", "9" * 5000 + "x8"], "expected a tile as WIDTHxHEIGHT, got '999"),
         (["--tile", "4x128"], "tile sides must be from 8"),

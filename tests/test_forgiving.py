@@ -82,7 +82,10 @@ def test_the_names_of_every_registry_are_checked_alike() -> None:
         ("profile x --place ipad", "--place must be one of mac, iphone, got 'ipad'; did you mean 'iphone'?"),
         ("profile x --compute-unit NPU", "got 'NPU'; did you mean 'CPU_AND_NE'?"),
         ("profile x --backend webgpu2", "got 'webgpu2'; did you mean 'webgpu'?"),
-        ("export --out x --target onnx", "--target must be one of tflite, executorch, coreml, qnn, got 'onnx'"),
+        (
+            "export --out x --target onnx",
+            "tflite, executorch, coreml, qnn, vgf, npu, got 'onnx'",
+        ),
         ("demo --target tflite --target pte", "got 'pte'; did you mean 'executorch'?"),
         ("qat --checkpoint x --out y --scheme int8", "got 'int8'; did you mean 'w8a8'?"),
         ("upscale x --model idsa_net_mobil", "got 'idsa_net_mobil'; did you mean 'idsa_net_mobile'?"),
@@ -152,7 +155,7 @@ def test_a_long_example_goes_on_as_a_shell_reads_it() -> None:
     [
         ("edge-sr export --model idsa_net_", {"idsa_net_mobile"}),
         ("edge-sr export --scheme w8a8", {"w8a8", "w8a8_mixed"}),
-        ("edge-sr export --target ", {"tflite", "executorch", "coreml", "qnn"}),
+        ("edge-sr export --target ", {"tflite", "executorch", "coreml", "qnn", "vgf", "npu"}),
         ("edge-sr profile x --device a", {"adb", "apple"}),
         ("edge-sr mod", {"models"}),
     ],

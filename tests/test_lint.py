@@ -449,8 +449,8 @@ def test_command_prints_writes_and_fails_as_asked(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--for", "tpu"], "--for must be one of xnnpack, gpu-delegate, ane"),
-        (["--for", "ane"], "expected --for xnnpack, gpu-delegate for the tflite artifact"),
+        (["--for", "tpu"], "--for must be one of xnnpack, gpu-delegate, hexagon, ane"),
+        (["--for", "ane"], "expected --for xnnpack, gpu-delegate, hexagon for the tflite artifact"),
         (["--fail-on", "note"], "--fail-on must be one of error, warning"),
         (["--figure", "x.pdf"], "--figure must name a .png file"),
     ],
@@ -492,5 +492,5 @@ def test_strip_shows_every_state_in_its_colour(tmp_path: Path) -> None:
 def test_defaults_are_all_accelerators_that_read_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webgpu, "_CHROMIUM", (str(tmp_path),))  # it need not be asked for this
     report: LintReport = lint_artifacts([float_island(tmp_path)])
-    assert [row.accelerator for row in report.forecasts] == ["xnnpack", "gpu-delegate"]
-    assert set(ACCELERATORS) == {"ane", "xnnpack", "gpu-delegate"}
+    assert [row.accelerator for row in report.forecasts] == ["xnnpack", "gpu-delegate", "hexagon"]
+    assert set(ACCELERATORS) == {"ane", "xnnpack", "gpu-delegate", "hexagon"}

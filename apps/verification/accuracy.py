@@ -120,13 +120,14 @@ def _verify_one(
     progress: Progress,
 ) -> list[VerifyRow]:
     meta, path = artifact.meta, artifact.path
+    what = path.name if runtime == meta.target else f"{path.name} ({RUNTIMES[runtime].title})"
     scores: list[SetScore | None] = [None] * len(image_sets)
     reason: str | None = None
     try:
         runner = open_checked_runner(artifact, threads=threads, isolated=isolated, runtime=runtime)
         with closing_runner(runner):
             for index, image_set in enumerate(image_sets):
-                scores[index] = score(runner, image_set, path.name, meta.overlap, progress)
+                scores[index] = score(runner, image_set, what, meta.overlap, progress)
     except RunnerError as error:
         reason = str(error)
     except MissingToolError as error:

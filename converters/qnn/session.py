@@ -134,7 +134,10 @@ def _onnxruntime() -> Any:
 
 def _context_of(path: Path, specs: tuple[TensorSpec, TensorSpec], folder: Path) -> Path:
     """A one-node ONNX model around the binary of a compiled ``.tflite``."""
-    from onnx import TensorProto, helper
+    try:
+        from onnx import TensorProto, helper
+    except ImportError as error:
+        raise missing(str(error.name)) from None
 
     bytecode = read_bytecode(path)
     with refuse_damaged(f"a compiled file at {path}", ArtifactError):

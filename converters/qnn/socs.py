@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from converters.artifact_meta import Compiled
 from edge_sr.choices import expect_choice
+from edge_sr.errors import ArtifactError
 
 Arithmetic = Literal["v68", "v73"]
 
@@ -62,6 +64,17 @@ def get_soc(name: str) -> Soc:
     """The system on a chip called ``name``; ConfigError names those that exist."""
     expect_choice("SoC of Qualcomm", name, SOCS)
     return SOCS[name]
+
+
+def soc_of(compiled: Compiled, file: str) -> Soc:
+    """The one that an artifact's file is compiled for; ArtifactError where what is said of it contradicts itself."""
+    soc = SOCS.get(compiled.soc)
+    if soc is None or soc.architecture != compiled.architecture or not file.startswith(f"model_{soc.name}."):
+        raise ArtifactError(
+            f"expected {file} to be compiled for a chip of its name, got {compiled.soc} with Hexagon "
+            f"{compiled.architecture}; export the artifact again"
+        )
+    return soc
 
 
 def soc_for(arithmetic: Arithmetic, *, half_floats: bool) -> Soc:

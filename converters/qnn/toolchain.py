@@ -29,7 +29,10 @@ def qnn_version() -> str:
         MissingToolError: it is not installed.
     """
     libraries()
-    return str(import_module("onnxruntime_qnn.build_and_package_info").qnn_version)
+    try:
+        return str(import_module("onnxruntime_qnn.build_and_package_info").qnn_version)
+    except ImportError:
+        raise missing("onnxruntime-qnn") from None
 
 
 def tool_versions() -> dict[str, str]:

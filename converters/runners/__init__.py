@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from converters.artifact import Artifact, ArtifactMeta, with_main_file
-from converters.qnn.socs import get_soc
+from converters.qnn.socs import soc_of
 from converters.runners.runtime import Runtime
 from converters.vendors import VENDORS
 from edge_sr.errors import ConfigError
@@ -115,7 +115,7 @@ def accuracy_runtimes(meta: ArtifactMeta, *, thorough: bool = False) -> tuple[st
     wanted = thorough and meta.is_float
     runtimes = [name for name in runtimes_of(meta.target) if wanted or not RUNTIMES[name].thorough]
     if meta.target == "qnn":
-        own = [f"hexagon_{get_soc(entry.soc).arithmetic}" for entry in (meta.compiled or {}).values()]
+        own = [f"hexagon_{soc_of(entry, name).arithmetic}" for name, entry in (meta.compiled or {}).items()]
         return tuple(dict.fromkeys([*own, *runtimes] if thorough or not own else own))
     return tuple(runtime for runtime in runtimes if runtime != "coreml" or sys.platform == "darwin")
 
@@ -173,7 +173,7 @@ def files_for(meta: ArtifactMeta, runtime: str) -> tuple[str, ...]:
     """The files that a runtime can be asked to run, the one it runs unasked first."""
     if meta.target != "qnn":
         return (meta.main_file,)
-    kinds = {name: get_soc(entry.soc).arithmetic for name, entry in (meta.compiled or {}).items()}
+    kinds = {name: soc_of(entry, name).arithmetic for name, entry in (meta.compiled or {}).items()}
     return (*(name for name, kind in kinds.items() if runtime == f"hexagon_{kind}"), meta.main_file)
 
 

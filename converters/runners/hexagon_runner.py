@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from converters.artifact import Artifact
 from converters.artifact_meta import TensorSpec
 from converters.qnn.session import Session
-from converters.qnn.socs import Arithmetic, get_soc, soc_for
+from converters.qnn.socs import Arithmetic, soc_for, soc_of
 from converters.qnn.toolchain import qnn_version
 from edge_sr.errors import RunnerError
 from edge_sr.pixels import Image
@@ -42,7 +42,7 @@ class HexagonRunner:
         self._io = meta.io[meta.main_file]
         compiled = (meta.compiled or {}).get(meta.main_file)
         half_floats = meta.scheme == "fp16"
-        soc = soc_for(arithmetic, half_floats=half_floats) if compiled is None else get_soc(compiled.soc)
+        soc = soc_for(arithmetic, half_floats=half_floats) if compiled is None else soc_of(compiled, meta.main_file)
         if soc.arithmetic != arithmetic:
             raise RunnerError(f"expected a file for Hexagon {arithmetic}, got {meta.main_file} for {soc.architecture}")
         specs = (self._io.input, self._io.output)
