@@ -71,7 +71,7 @@ RUNTIMES: dict[str, Runtime] = {
                 exact=True,
                 timeout_s=1200.0,
             )
-            for kind, title in (("v73", "Hexagon v73+, emulated"), ("v68", "Hexagon v68, emulated"))
+            for kind, title in (("v73", "Hexagon v73+, emulated"), ("v68", "Hexagon v68/v69, emulated"))
         ),
         Runtime(
             name="tosa_reference",
