@@ -18,7 +18,8 @@ from converters import to_tflite
 from converters.artifact import Artifact, fingerprint, write_artifact
 from converters.export import export_artifact
 from converters.inspect_tflite import delegation_of, inspect_tflite
-from converters.runners import open_runner, tflite_runner
+from converters.runners import open_runner
+from converters.runners import stored as stored_pixels
 from converters.runners.tflite_runner import TFLiteRunner
 from converters.tflite_graph import only_graph, read_model, write_model
 from edge_sr.errors import ArtifactError, ConfigError, ConversionError, MissingToolError, RunnerError, ShapeError
@@ -312,15 +313,15 @@ def test_tflite_runtime_serves_where_only_that_is_installed(
 def test_float_results_are_clamped_and_halves_rounded_up(artifacts: dict[str, Artifact]) -> None:
     spec = artifacts["fp32"].meta.io["model.tflite"].output
     stored = np.array([-1.0, 0.0, 0.5 / 255, 1.49 / 255, 254.5 / 255, 1.0, 7.0], np.float32)
-    assert tflite_runner.from_stored(stored, spec, "model.tflite").tolist() == [0, 0, 1, 1, 255, 255, 255]
+    assert stored_pixels.from_stored(stored, spec, "model.tflite").tolist() == [0, 0, 1, 1, 255, 255, 255]
 
 
 def test_int8_levels_are_pixels_minus_128(artifacts: dict[str, Artifact]) -> None:
     spec = artifacts["w8a8"].meta.io["model.tflite"].input
     pixels = np.array([0, 1, 127, 128, 255], np.uint8)
-    stored = tflite_runner.to_stored(pixels, spec)
+    stored = stored_pixels.to_stored(pixels, spec)
     assert stored.tolist() == [-128, -127, -1, 0, 127]
-    assert tflite_runner.from_stored(stored, spec, "model.tflite").tolist() == pixels.tolist()
+    assert stored_pixels.from_stored(stored, spec, "model.tflite").tolist() == pixels.tolist()
 
 
 def test_islands_are_groups_of_float_operators_that_touch(artifacts: dict[str, Artifact]) -> None:

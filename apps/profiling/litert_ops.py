@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from apps.profiling.host_child import WARMUP_RUNS
 from converters.artifact import load_artifact
 from converters.runners import open_runner
-from converters.runners.tflite_runner import from_stored, to_stored
+from converters.runners.stored import from_stored, to_stored
 from edge_sr.errors import MissingToolError, RunnerError
 from edge_sr.quiet import quiet_native
 

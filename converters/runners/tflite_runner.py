@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.artifact import Artifact, IoVariant, TensorSpec
-from edge_sr.errors import ArtifactError, MissingToolError, RunnerError, ShapeError
+from converters.runners.stored import check_pixels, from_stored, to_stored
+from edge_sr.errors import ArtifactError, MissingToolError, RunnerError
 from edge_sr.quiet import quiet_native
 
 _RUNTIMES = (("ai-edge-litert", "ai_edge_litert.interpreter"), ("tflite-runtime", "tflite_runtime.interpreter"))
@@ -74,11 +75,7 @@ class TFLiteRunner:
         return levels
 
     def _invoke(self, lr: npt.NDArray[Any], dtype: type[np.unsignedinteger[Any]]) -> npt.NDArray[Any]:
-        wanted = self._io.input.shape[1:]
-        if lr.shape != wanted or lr.dtype != dtype:
-            raise ShapeError(
-                f"expected a tile of {wanted} {dtype.__name__}, got {lr.shape} {lr.dtype}; cut the picture into tiles"
-            )
+        check_pixels(lr, self._io.input, dtype)
         try:
             self._interpreter.set_tensor(self._input["index"], to_stored(lr[np.newaxis], self._io.input))
             self._interpreter.invoke()
@@ -110,34 +107,6 @@ def _version(package: str) -> str:
         return f" {metadata.version(package)}"
     except metadata.PackageNotFoundError:  # built from source, as on some boards
         return ""
-
-
-def to_stored(pixels: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[Any]:
-    """Levels of 0..255 (or 0..65535) as the file's input wants them: uint8, int8, or float in 0..1."""
-    if spec.dtype == "uint8":
-        return pixels
-    if spec.dtype == "int8":
-        return (pixels ^ np.uint8(0x80)).view(np.int8)  # minus 128
-    floats: npt.NDArray[np.float32] = np.multiply(pixels, np.float32(1 / np.iinfo(pixels.dtype).max), dtype=np.float32)
-    return floats
-
-
-def from_stored(
-    stored: npt.NDArray[Any], spec: TensorSpec, file: str, dtype: type[np.unsignedinteger[Any]] = np.uint8
-) -> npt.NDArray[Any]:
-    """The file's output as levels of ``dtype``, rounded half up; RunnerError where ``file`` gave NaN or infinity."""
-    if spec.dtype == "uint8":
-        return stored
-    if spec.dtype == "int8":
-        return stored.view(np.uint8) ^ np.uint8(0x80)  # plus 128
-    white = np.iinfo(dtype).max
-    levels = stored * np.float32(white)
-    if not np.isfinite(levels).all():
-        raise RunnerError(f"expected finite values from {file}, got NaN or infinity; export the artifact again")
-    levels += np.float32(0.5)
-    np.clip(levels, 0, white, out=levels)
-    rounded: npt.NDArray[Any] = levels.astype(dtype)  # the conversion cuts off, so halves were rounded up
-    return rounded
 
 
 def _only(details: list[dict[str, Any]]) -> dict[str, Any]:

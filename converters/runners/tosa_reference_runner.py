@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from converters.artifact import Artifact
 from converters.artifact_meta import IoVariant
 from converters.graphs.vgf_reader import read_vgf, read_vgf_payload
+from converters.runners.stored import from_stored, to_stored
 from converters.vgf_toolchain import CURE, TOSA_FILE, compile_tosa
 from edge_sr.errors import ConversionError, MissingToolError, RunnerError
 from edge_sr.pixels import Image, Levels
@@ -61,9 +62,9 @@ class TosaReferenceRunner:
         check_lr(lr, self.tile)
         if self.deep:
             return to_uint8(self._run_float(lr))
-        stored = np.ascontiguousarray(lr.transpose(2, 0, 1)[None]) ^ np.uint8(0x80)  # minus 128
-        result = self._run(stored.view(np.int8)).view(np.uint8) ^ np.uint8(0x80)  # plus 128
-        return np.ascontiguousarray(result[0].transpose(1, 2, 0))
+        result = self._run(to_stored(np.ascontiguousarray(lr.transpose(2, 0, 1)[None]), self._io.input))
+        planes = from_stored(result, self._io.output, TOSA_FILE)[0]
+        return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
     def run_deep(self, lr: NDArray[np.uint16]) -> NDArray[np.uint16]:
         """As :meth:`run` in 16 bits; RunnerError unless ``deep``."""

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.artifact import Artifact, IoVariant
-from converters.runners.tflite_runner import from_stored, to_stored
+from converters.runners.stored import check_pixels, from_stored, to_stored
 from converters.webgpu import compile_here
-from edge_sr.errors import RunnerError, ShapeError
+from edge_sr.errors import RunnerError
 from edge_sr.quiet import quiet_native
 from edge_sr.sizes import format_size
 
@@ -66,11 +66,8 @@ class WebGpuRunner:
             ShapeError: another shape or type.
             RunnerError: the accelerator failed or gave up waiting, or computed NaN or infinity.
         """
-        wanted, output = self._io.input.shape[1:], self._io.output
-        if lr.shape != wanted or lr.dtype != np.uint8:
-            raise ShapeError(
-                f"expected a tile of {wanted} uint8, got {lr.shape} {lr.dtype}; cut the picture into tiles"
-            )
+        output = self._io.output
+        check_pixels(lr, self._io.input)
         try:
             with quiet_native():
                 self._input[0].write(to_stored(lr[np.newaxis], self._io.input))
@@ -87,8 +84,7 @@ class WebGpuHalfRunner(WebGpuRunner):
     """The same on lavapipe, which has float16, as phones' GPUs have.
 
     LiteRT waits two minutes for a result, and of 128x128 pixels none came (ai-edge-litert 2.3.0, mesa 25.0.7, two
-    cores), so
-    larger tiles than 64x64 are refused at once.
+    cores), so larger tiles than 64x64 are refused at once.
     """
 
     driver = "lavapipe, fp16"
