@@ -118,8 +118,9 @@ def open_checked_runner(
     runner = open_runner(artifact, threads=threads, isolated=isolated, runtime=runtime)
     try:
         chosen = runtime or runtimes_of(artifact.meta.target)[0]
-        check_self_test(runner, with_main_file(artifact, files_for(artifact.meta, chosen)[0]))
-        _check_other_files(runner, artifact, runtime)
+        sr = _run(runner, artifact.meta)
+        _check_result(sr, runner, with_main_file(artifact, files_for(artifact.meta, chosen)[0]))
+        _check_other_files(sr, runner, artifact, chosen)
     except BaseException:
         _close(runner)
         raise
@@ -132,7 +133,10 @@ def check_self_test(runner: Runner, artifact: Artifact) -> SelfTestResult:
     Raises:
         RunnerError: the result is flat, or is not what was recorded.
     """
-    sr = _run(runner, artifact.meta)
+    return _check_result(_run(runner, artifact.meta), runner, artifact)
+
+
+def _check_result(sr: Image, runner: Runner, artifact: Artifact) -> SelfTestResult:
     if broken := _broken(sr):
         raise RunnerError(f"expected a picture from {artifact.main_path}, got {broken}: its weights are damaged")
     record = artifact.meta.self_test
@@ -148,25 +152,21 @@ def check_self_test(runner: Runner, artifact: Artifact) -> SelfTestResult:
     return _compare(samples, record, runner.name, artifact)
 
 
-def _check_other_files(runner: Runner, artifact: Artifact, runtime: str | None) -> None:
+def _check_other_files(sr: Image, runner: Runner, artifact: Artifact, runtime: str) -> None:
     """Files for the same arithmetic compute the very same; RunnerError where one does not.
 
     Those compiled for other chips, and where the record is of another arithmetic, the file that all were compiled from,
     which its digest protects.
     """
     meta = artifact.meta
-    chosen = runtime or runtimes_of(meta.target)[0]
     recorded = meta.self_test is not None and meta.self_test.runtime == runner.name
-    others = [name for name in files_for(meta, chosen)[1:] if name in (meta.compiled or {})]
-    if _is_exact(meta) and not recorded and files_for(meta, chosen)[0] != meta.main_file:
-        others.append(meta.main_file)
-    if not others:
-        return
-    expected = _run(runner, meta)
+    first, *others = files_for(meta, runtime)
+    if recorded or not _is_exact(meta) or first == meta.main_file:
+        others = [name for name in others if name != meta.main_file]
     for name in others:
-        other = open_runner(artifact, runtime=chosen, file=name)
+        other = open_runner(artifact, runtime=runtime, file=name)
         try:
-            same = np.array_equal(_run(other, meta), expected)
+            same = np.array_equal(_run(other, meta), sr)
         finally:
             _close(other)
         if not same:
