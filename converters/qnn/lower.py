@@ -8,7 +8,6 @@ LiteRT has no uint16, so in w8a16 they are ONNX files around the same kind of bi
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from converters import to_tflite
 from converters.ahead_of_time import compile_ahead
@@ -48,7 +47,7 @@ def lower(job: LoweringJob) -> Lowered:
     main = job.work_dir / MAIN_FILE
     write_onnx(job, main)
     compile_all = _compile_onnx if job.scheme == "w8a16" else _compile_tflite
-    compiled = compile_all(job, main, socs)
+    compiled = compile_all(job, socs)
     io = {name: _describe(job) for name in (MAIN_FILE, *compiled)}
     return Lowered(
         main_file=MAIN_FILE,
@@ -66,7 +65,7 @@ def _note(name: str, soc: Soc) -> str:
     return f"{name} is for {soc.title} (Hexagon {soc.architecture})"
 
 
-def _compile_tflite(job: LoweringJob, main: Path, socs: list[Soc]) -> dict[str, Compiled]:
+def _compile_tflite(job: LoweringJob, socs: list[Soc]) -> dict[str, Compiled]:
     compiled = {}
     with scratch_folder(job.work_dir) as folder, compiler_libraries() as libraries:
         # fp32 is how the compiler wants a network that is to run in fp16.
@@ -80,13 +79,13 @@ def _compile_tflite(job: LoweringJob, main: Path, socs: list[Soc]) -> dict[str, 
     return compiled
 
 
-def _compile_onnx(job: LoweringJob, main: Path, socs: list[Soc]) -> dict[str, Compiled]:
+def _compile_onnx(job: LoweringJob, socs: list[Soc]) -> dict[str, Compiled]:
     compiled = {}
     for soc in socs:
         path = job.work_dir / f"model_{soc.name}.onnx"
         found = run_in_child(
             "converters.qnn.session:compile_onnx",
-            {"source": str(main), "destination": str(path), "soc": soc.name},
+            {"source": str(job.work_dir / MAIN_FILE), "destination": str(path), "soc": soc.name},
             environment=emulator_environment(),
             timeout_s=COMPILE_TIMEOUT_S,
         )

@@ -8,7 +8,6 @@ left to do: 16-bit values become unsigned, as Hexagon has them, and what the exp
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,11 +61,10 @@ def write_onnx(job: LoweringJob, path: Path) -> None:
                 verbose=False,
             )
         model = program.model_proto
-        graph = _Graph(model.graph)
-        graph.make_16_bits_unsigned()
+        _make_16_bits_unsigned(model.graph)
         del model.graph.value_info[:]  # the types of values in between, which have changed
-        graph.drop_unused()
-        graph.drop_traces()
+        _drop_unused(model.graph)
+        _drop_traces(model.graph)
         onnx.checker.check_model(onnx.shape_inference.infer_shapes(model), full_check=True)
         path.write_bytes(model.SerializeToString(deterministic=True))
     except EdgeSRError:
@@ -85,53 +83,41 @@ def _graph(job: LoweringJob) -> nn.Module:
     return to_qdq(job.network, weights="int8", duplicate_dequantize=False, int32_biases=True, integer_ends=True)
 
 
-class _Graph:
-    """Edits of an ONNX graph (``onnx.GraphProto``) in place."""
+def _make_16_bits_unsigned(graph: Any) -> None:
+    """int16 -> uint16, every stored value and zero point 32768 higher."""
+    from onnx import TensorProto, numpy_helper
 
-    def __init__(self, proto: Any) -> None:
-        self.proto = proto
-        self.constants = {entry.name: entry for entry in proto.initializer}
+    for entry in graph.initializer:
+        if entry.data_type == TensorProto.INT16:
+            array = (numpy_helper.to_array(entry).astype(np.int32) + 2**15).astype(np.uint16)
+            entry.CopyFrom(numpy_helper.from_array(array, entry.name))
+    for value in (graph.input[0], graph.output[0]):
+        if value.type.tensor_type.elem_type == TensorProto.INT16:
+            value.type.tensor_type.elem_type = TensorProto.UINT16
 
-    def make_16_bits_unsigned(self) -> None:
-        """int16 -> uint16, every stored value and zero point 32768 higher."""
-        from onnx import TensorProto, numpy_helper
 
-        for name, entry in self.constants.items():
-            if entry.data_type == TensorProto.INT16:
-                array = (self._array(name).astype(np.int32) + 2**15).astype(np.uint16)
-                entry.CopyFrom(numpy_helper.from_array(array, name))
-        for value in (self.proto.input[0], self.proto.output[0]):
-            if value.type.tensor_type.elem_type == TensorProto.INT16:
-                value.type.tensor_type.elem_type = TensorProto.UINT16
+def _drop_unused(graph: Any) -> None:
+    """Forget constants that nothing reads."""
+    read = {name for node in graph.node for name in node.input}
+    for entry in [entry for entry in graph.initializer if entry.name not in read]:
+        graph.initializer.remove(entry)
 
-    def drop_unused(self) -> None:
-        """Forget constants that nothing reads any more."""
-        read = {name for node in self.proto.node for name in node.input}
-        for entry in [entry for entry in self.proto.initializer if entry.name not in read]:
-            self.proto.initializer.remove(entry)
 
-    def drop_traces(self) -> None:
-        """Forget which lines of which files on this machine the exporter came by, counted anew in every process."""
-        for part in (self.proto, *self.proto.node, *self.proto.initializer, *self.proto.input, *self.proto.output):
-            part.ClearField("metadata_props")
-            part.ClearField("doc_string")
-
-    def _array(self, name: str) -> np.ndarray[Any, Any]:
-        from onnx import numpy_helper
-
-        array: np.ndarray[Any, Any] = numpy_helper.to_array(self.constants[name])
-        return array
+def _drop_traces(graph: Any) -> None:
+    """Forget which lines of which files on this machine the exporter came by, counted anew in every process."""
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without its progress, its log of operators it has no use for, and the warnings of all that it imports."""
+    """Without its log of operators it has no use for, and what it and all that it imports write and warn of."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with quiet_native(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet_native():
             yield
     finally:
         logger.setLevel(level)

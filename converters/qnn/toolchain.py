@@ -60,11 +60,6 @@ def libraries() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def license_file() -> Path:
-    """The text of the licence, as the package brings it."""
-    return libraries() / "Qualcomm_LICENSE.pdf"
-
-
 def sdk_libraries() -> Path | None:
     """Where LiteRT's own SDK keeps the compiler's libraries; None where it is not installed or was not downloaded."""
     if find_spec(SDK_MODULE) is None:

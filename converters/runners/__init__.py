@@ -115,7 +115,7 @@ def accuracy_runtimes(meta: ArtifactMeta, *, thorough: bool = False) -> tuple[st
     wanted = thorough and meta.is_float
     runtimes = [name for name in runtimes_of(meta.target) if wanted or not RUNTIMES[name].thorough]
     if meta.target == "qnn":
-        own = [f"hexagon_{soc_of(entry, name).arithmetic}" for name, entry in (meta.compiled or {}).items()]
+        own = _emulators(meta).values()
         return tuple(dict.fromkeys([*own, *runtimes] if thorough or not own else own))
     return tuple(runtime for runtime in runtimes if runtime != "coreml" or sys.platform == "darwin")
 
@@ -173,8 +173,12 @@ def files_for(meta: ArtifactMeta, runtime: str) -> tuple[str, ...]:
     """The files that a runtime can be asked to run, the one it runs unasked first."""
     if meta.target != "qnn":
         return (meta.main_file,)
-    kinds = {name: soc_of(entry, name).arithmetic for name, entry in (meta.compiled or {}).items()}
-    return (*(name for name, kind in kinds.items() if runtime == f"hexagon_{kind}"), meta.main_file)
+    return (*(name for name, emulator in _emulators(meta).items() if emulator == runtime), meta.main_file)
+
+
+def _emulators(meta: ArtifactMeta) -> dict[str, str]:
+    """Compiled file -> the runtime that has the arithmetic of its chip."""
+    return {name: f"hexagon_{soc_of(entry, name).arithmetic}" for name, entry in (meta.compiled or {}).items()}
 
 
 def _checked_runtime(artifact: Artifact, threads: int, runtime: str | None) -> Runtime:
