@@ -59,17 +59,19 @@ class Subject:
     work: Path
 
     def checkpoint(self, scheme: str) -> Path:
-        return bundled_checkpoint(self.model, self.scale, scheme)
+        """The bundled weights for a scheme: those trained for it, else the float ones."""
+        return bundled_checkpoint(self.model, self.scale, scheme if scheme in SCHEMES else "fp32")
 
     def hashes(self) -> dict[str, str]:
         return {scheme: sha256_file(self.checkpoint(scheme)) for scheme in SCHEMES}
 
-    def artifact(self, target: str, scheme: str, *, post_training: bool = False) -> Artifact:
+    def artifact(self, target: str, scheme: str, *, post_training: bool = False, socs: Sequence[str] = ()) -> Artifact:
         """The artifact of this subject, exported unless ``work`` holds it already, made from the same weights.
 
         Args:
             target, scheme: what to export.
             post_training: quantize the float weights here instead of taking those trained for int8.
+            socs: as for :func:`apps.exporting.export_artifacts`.
         """
         checkpoint = self.checkpoint("fp32" if post_training else scheme)
         folder = self.work / "post_training" if post_training else self.work
@@ -86,6 +88,7 @@ class Subject:
             tile=self.tile,
             out_dir=folder,
             checkpoint=checkpoint,
+            socs=socs,
             overwrite=True,
         ).rows
         if row.path is None:

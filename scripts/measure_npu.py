@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from apps.exporting import export_artifacts
 from apps.progress import Progress, progress_bars
 from apps.results import envelope, plain, write_json
 from apps.scripting import run_script
@@ -31,20 +30,17 @@ from apps.verification.accuracy import verify_artifacts
 from apps.verification.agreement import FAKE_QUANT, FLOAT, Agreement, AgreementMatrix, measure_agreement
 from apps.verification.references import References
 from apps.verification.scoring import closing_runner
-from apps.weights import resolve_weights
-from converters.artifact import Artifact, artifact_name, load_artifact
+from converters.artifact import Artifact
 from converters.export import export_artifact
 from converters.qnn.toolchain import tool_versions
 from converters.runners import RUNTIMES, accuracy_runtimes, open_runner
 from converters.targets import TARGETS
-from edge_sr.checkpoints import bundled_checkpoint, sha256_file
-from edge_sr.errors import ConfigError, ConversionError, MissingToolError
+from edge_sr.errors import ConfigError, MissingToolError
 from edge_sr.networks import MODELS
 from edge_sr.runner import TorchRunner, to_float
 from quantization.calibration import calibrate
 from quantization.quantizer import prepare
-from scripts.kept import kept_artifact
-from scripts.measure import ROOT, Section, relative
+from scripts.measure import ROOT, Section, Subject, relative
 
 # Target and scheme, in the order of the table.
 ROWS = (
@@ -170,35 +166,6 @@ def measure_exactness(progress: Progress) -> list[dict[str, Any]]:
     return found
 
 
-def _artifact(options: argparse.Namespace, target: str, scheme: str) -> Artifact:
-    tile = (options.tile, options.tile)
-    weights = resolve_weights(options.model, options.scale, scheme) if scheme in ("fp32", "fp16") else None
-    sha256 = weights.checkpoint_sha256 if weights else _quantized_sha256(options, scheme)
-    name = artifact_name(model=options.model, scale=options.scale, scheme=scheme, target=target, tile=tile)
-    kept = kept_artifact(options.work, name, weights_sha256=sha256)
-    if kept is not None:
-        return kept
-    (row,) = export_artifacts(
-        model=options.model,
-        scale=options.scale,
-        schemes=(scheme,),
-        targets=(target,),
-        tile=tile,
-        out_dir=options.work,
-        socs=SOCS[scheme] if TARGETS[target].compiles_for_socs else (),
-        overwrite=True,
-    ).rows
-    if row.path is None:
-        raise ConversionError(f"expected {name}, got none: {row.error}")
-    return load_artifact(row.path)
-
-
-def _quantized_sha256(options: argparse.Namespace, scheme: str) -> str:
-    """Of the weights that a quantized artifact is made from: those trained for the scheme, or else the float ones."""
-    name = scheme if scheme == "w8a8" else "fp32"
-    return sha256_file(bundled_checkpoint(options.model, options.scale, name))
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="idsa_net_mobile", choices=sorted(MODELS))
@@ -221,16 +188,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [text for text in wanted if text not in ROWS]:
         raise ConfigError(f"expected rows of {', '.join(map(':'.join, ROWS))}, got {':'.join(unknown[0])}")
     path = options.out or ROOT / "results" / f"npu_{options.model}_x{options.scale}.json"
-    weights = {
-        scheme: sha256_file(bundled_checkpoint(options.model, options.scale, scheme)) for scheme in ("fp32", "w8a8")
-    }
+    subject = Subject(model=options.model, scale=options.scale, tile=(options.tile, options.tile), work=options.work)
+    weights = subject.hashes()
     with progress_bars() as progress:
         if not path.exists() or options.again:
             _keep(path, options, weights, [], exactness=measure_exactness(progress))
         references = References((), progress=progress)
         for target, scheme in wanted:
-            if target in TARGETS and (options.again or not _has(_kept(path, weights), target, scheme, options.sets)):
-                rows = measure(_artifact(options, target, scheme), options, references, progress)
+            if options.again or not _has(_kept(path, weights), target, scheme, options.sets):
+                socs = SOCS[scheme] if TARGETS[target].compiles_for_socs else ()
+                artifact = subject.artifact(target, scheme, socs=socs)
+                rows = measure(artifact, options, references, progress)
                 _keep(path, options, weights, rows)
     return 0
 
