@@ -143,17 +143,24 @@ def export_artifacts(
     return ExportReport(rows=tuple(rows))
 
 
-def with_backend(targets: Sequence[str] | None, backend: str | None) -> Sequence[str] | None:
-    """The targets as typed, ExecuTorch through the backend that was named: each of its backends is a target here.
+def typed_targets(
+    targets: Sequence[str] | None, *, backend: str | None = None, vendor: str | None = None
+) -> Sequence[str] | None:
+    """The targets that are meant: each backend of ExecuTorch and each vendor of an NPU is one; None for the usual ones.
 
     Raises:
-        ConfigError: a backend was named, and another target than executorch, or none.
+        ConfigError: a backend beside another target than executorch, or npu and a vendor without one another.
     """
+    typed = ", ".join(targets or ())
+    if vendor is None and "npu" in (targets or ()):
+        raise ConfigError("expected the vendor of the NPU, got none; add --vendor mediatek, google_tensor or samsung")
+    if vendor is not None and "npu" not in (targets or ()):
+        raise ConfigError(f"expected --target npu beside --vendor {vendor}, got {typed or 'none'}")
     if backend is None:
-        return targets
+        return [str(vendor) if name == "npu" else name for name in targets] if targets else None
     if not targets or set(targets) != {"executorch"}:
         raise ConfigError(
-            f"--backend goes with --target executorch alone, got {', '.join(targets or ()) or 'no target'}; "
+            f"--backend goes with --target executorch alone, got {typed or 'no target'}; "
             "add --target executorch, and export other targets without --backend"
         )
     expect_choice("--backend", backend, BACKENDS)

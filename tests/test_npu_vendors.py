@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from apps.commands.making import _meant
+from apps.exporting import typed_targets
 from converters import npu, to_tflite
 from converters.ahead_of_time import compile_ahead
 from converters.artifact import load_artifact
@@ -72,12 +72,12 @@ def sdks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_vendors_are_named_by_option_and_never_join_unasked() -> None:
-    assert _meant(["npu", "tflite"], "samsung") == ["samsung", "tflite"]
+    assert typed_targets(["npu", "tflite"], vendor="samsung") == ["samsung", "tflite"]
     assert not set(VENDORS) & set(USUAL_TARGETS)
     with pytest.raises(ConfigError, match="add --vendor"):
-        _meant(["npu"], None)
+        typed_targets(["npu"])
     with pytest.raises(ConfigError, match="expected --target npu beside --vendor samsung, got tflite"):
-        _meant(["tflite"], "samsung")
+        typed_targets(["tflite"], vendor="samsung")
 
 
 @pytest.mark.parametrize("vendor", VENDORS)

@@ -15,7 +15,7 @@ import torch
 from damage import one_line
 from torch import nn
 
-from apps.exporting import with_backend
+from apps.exporting import typed_targets
 from apps.lint.engine import lint_artifacts
 from apps.profiling.host import profile_artifacts
 from apps.runnable import reason_not_timed
@@ -172,13 +172,13 @@ def test_its_time_on_a_computer_is_no_measurement(artifacts: dict[str, Artifact]
     [(["executorch"], "vgf", ("vgf",)), (["executorch"], "xnnpack", ("executorch",)), (["tflite"], None, ["tflite"])],
 )
 def test_a_backend_of_executorch_is_a_target(targets: list[str], backend: str | None, meant: Any) -> None:
-    assert with_backend(targets, backend) == meant
+    assert typed_targets(targets, backend=backend) == meant
 
 
 @pytest.mark.parametrize("targets", [None, ["tflite"], ["executorch", "coreml"], ["vgf"]])
 def test_a_backend_beside_other_targets_is_refused(targets: list[str] | None) -> None:
     with pytest.raises(ConfigError, match="--backend goes with --target executorch alone, got"):
-        with_backend(targets, "vgf")
+        typed_targets(targets, backend="vgf")
 
 
 def test_it_is_exported_by_name_alone() -> None:

@@ -24,7 +24,6 @@ from apps.commands.options import (
     working,
 )
 from apps.streams import complain
-from edge_sr.errors import ConfigError
 
 
 def export(
@@ -91,12 +90,12 @@ def export(
 
     Each holds the model file and artifact.json, which says how to use it, what it was made of and what it hashes to.
     """
-    from apps.exporting import export_artifacts, with_backend
+    from apps.exporting import export_artifacts, typed_targets
     from apps.formatting import format_licence
     from apps.tables import print_export
     from apps.terminal import say
 
-    size, targets = read_tile(tile), with_backend(_meant(target, vendor), backend)
+    size, targets = read_tile(tile), typed_targets(target, backend=backend, vendor=vendor)
     with working(json_file, folder=out) as progress:
         report = export_artifacts(
             model=model,
@@ -170,15 +169,6 @@ def demo(
         say(line)
     save("demo", report, json_file)
     fail_on([f"{row.target} {row.scheme}: {row.error}" for row in report.export.failures])
-
-
-def _meant(targets: list[str] | None, vendor: str | None) -> list[str] | None:
-    """The targets as typed, with the vendor's in place of npu; None for the usual ones."""
-    if vendor is None and "npu" in (targets or ()):
-        raise ConfigError("expected the vendor of the NPU, got none; add --vendor mediatek, google_tensor or samsung")
-    if vendor is not None and "npu" not in (targets or ()):
-        raise ConfigError(f"expected --target npu beside --vendor {vendor}, got {', '.join(targets or ()) or 'none'}")
-    return [str(vendor) if name == "npu" else name for name in targets] if targets else None
 
 
 def fail_on(lines: list[str]) -> None:
