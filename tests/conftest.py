@@ -39,3 +39,15 @@ def edge_sr_command() -> Path:
     command = Path(sys.executable).with_name("edge-sr")
     assert command.is_file(), f"expected {command}, got none: run make test, which installs it"
     return command
+
+
+@pytest.fixture
+def vulkan() -> None:
+    """A Vulkan in software, on which LiteRT's GPU accelerator can be asked; else the test is skipped."""
+    from converters import webgpu
+    from edge_sr.errors import MissingToolError
+
+    try:
+        webgpu.swiftshader_environment()
+    except MissingToolError as error:
+        pytest.skip(str(error))

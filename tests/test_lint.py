@@ -38,7 +38,7 @@ from converters import webgpu
 from converters.artifact import Artifact, fingerprint, load_artifact, write_artifact
 from converters.export import export_artifact
 from converters.graphs import file_canonical_sha256
-from edge_sr.errors import ArtifactError, ConfigError, MissingToolError, RunnerError
+from edge_sr.errors import ArtifactError, ConfigError, RunnerError
 from edge_sr.networks import create_network
 from edge_sr.quiet import quiet_native
 from fakes import fake_artifact
@@ -84,14 +84,6 @@ def convolution_macs() -> int:
     with torch.no_grad():
         network(torch.zeros(1, 3, *TILE))
     return total
-
-
-@pytest.fixture
-def vulkan() -> None:
-    try:
-        webgpu.swiftshader_environment()
-    except MissingToolError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

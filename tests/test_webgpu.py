@@ -23,14 +23,6 @@ pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not 
 TILE = (8, 8)
 
 
-@pytest.fixture
-def vulkan() -> None:
-    try:
-        webgpu.swiftshader_environment()
-    except MissingToolError as error:
-        pytest.skip(str(error))
-
-
 def halving(folder: Path, *, axes: int = 4) -> Artifact:
     """An artifact that doubles the sides and halves the values, (1, 8, 8, 3) float in, perhaps by way of five axes."""
     meta = load_artifact(fake_artifact(folder, scheme="fp32")).meta

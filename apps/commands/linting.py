@@ -10,7 +10,7 @@ import typer
 from apps.commands.options import Artifacts, Json, choice, draw, save, working
 from apps.streams import complain
 
-_FOR = "xnnpack, gpu-delegate or ane; may be given again. Default: all that read the artifact's format."
+_FOR = "xnnpack, gpu-delegate, hexagon or ane; may be given again. Default: all that read the artifact's format."
 
 
 def lint(
@@ -29,8 +29,9 @@ def lint(
 ) -> None:
     """Ask what accelerators will not take, and why.
 
-    XNNPACK and LiteRT's GPU accelerator are asked on this machine, Apple's Neural Engine is a forecast from rules that
-    name their sources. No device is needed, and none is measured: do that before you rely on it.
+    XNNPACK, LiteRT's GPU accelerator and Qualcomm's compiler are asked on this machine, Apple's Neural Engine is a
+    forecast from rules that name their sources. No device is needed, and none is measured: do that before you rely on
+    it.
     """
     from apps.lint.engine import lint_artifacts
     from apps.lint.lint_view import print_lint, strip_chart

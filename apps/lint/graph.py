@@ -23,7 +23,7 @@ class Tensor:
         dtype: ``float32``, ``int8``, ...
         shape: dimensions; -1 where the file leaves one open.
         constant: whether the file holds its value.
-        scales, zero_points: quantization, one entry per channel or a single one; empty where there is none.
+        scales: of quantization, one entry per channel or a single one; empty where there is none.
         value: elements of a small constant of integers (axes, paddings), flat; None otherwise.
     """
 
@@ -32,7 +32,6 @@ class Tensor:
     shape: tuple[int, ...]
     constant: bool = False
     scales: tuple[float, ...] = ()
-    zero_points: tuple[int, ...] = ()
     value: tuple[int, ...] | None = None
 
     @property

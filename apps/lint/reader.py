@@ -122,7 +122,6 @@ def _tensor(value: Value, name: str) -> Tensor:
         shape=value.shape if value.open_shape is None else value.open_shape,
         constant=data is not None,
         scales=() if grid is None else tuple(map(float, grid.qscale)),
-        zero_points=() if grid is None else tuple(map(int, grid.zero_point)),
         value=tuple(map(int, data.ravel())) if small and data is not None else None,
     )
 
