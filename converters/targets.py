@@ -23,7 +23,7 @@ class Target:
         title: as printed in reports.
         schemes: what it can do; each name means the same arithmetic on every target.
         converter_packages: pip packages that export needs.
-        runtime_packages: pip packages of which one is needed to run an artifact; none where that takes the converter's.
+        runtime_packages: pip packages of which one is needed to run an artifact.
         module: where ``lower(job) -> Lowered`` lives; imported when it is called.
         compiles_for_socs: whether it makes a file for each system on a chip that is asked for.
         on_request: whether it must be named to be exported for: its tools are no part of the usual installation.
@@ -104,7 +104,7 @@ TARGETS: dict[str, Target] = {
         title="ExecuTorch, Arm VGF",
         schemes=("fp32", "w8a8"),
         converter_packages=("executorch", "ai-ml-sdk-model-converter", "tosa-tools"),
-        runtime_packages=(),
+        runtime_packages=("tosa-tools",),
         module="converters.to_vgf",
         on_request=True,
         emulated=True,

@@ -103,7 +103,7 @@ BAD: dict[str, tuple[dict[str, Any], type[EdgeSRError]]] = {
     "two whole numbers": ({"tile": (16, 16, 16)}, ConfigError),
     "overlap must be from 0 to 15": ({"overlap": 16}, ConfigError),
     "overlap must be from 0 to": ({"overlap": -1}, ConfigError),
-    "google_tensor, samsung, got 'onnx'": (
+    "target must be one of tflite, executorch, coreml, qnn, vgf, mediatek, google_tensor, samsung, got 'onnx'": (
         {"target": "onnx"},
         ConfigError,
     ),
@@ -173,7 +173,7 @@ def test_every_target_names_what_to_install() -> None:
         target = get_target(name)
         assert target.name == name
         assert target.converter_packages
-        assert target.runtime_packages or target.on_request
+        assert target.runtime_packages
         assert "w8a8" in target.schemes
         assert {"fp32", "fp16"} & set(target.schemes), "something to compare int8 with"
 

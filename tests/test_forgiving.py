@@ -84,7 +84,7 @@ def test_the_names_of_every_registry_are_checked_alike() -> None:
         ("profile x --backend webgpu2", "got 'webgpu2'; did you mean 'webgpu'?"),
         (
             "export --out x --target onnx",
-            "tflite, executorch, coreml, qnn, vgf, npu, got 'onnx'",
+            "--target must be one of tflite, executorch, coreml, qnn, vgf, npu, got 'onnx'",
         ),
         ("demo --target tflite --target pte", "got 'pte'; did you mean 'executorch'?"),
         ("qat --checkpoint x --out y --scheme int8", "got 'int8'; did you mean 'w8a8'?"),

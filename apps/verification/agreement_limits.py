@@ -23,11 +23,11 @@ class AgreementLimits:
     share_over_1: float = 1.0
 
 
-# Hexagon requantizes with multipliers of fewer bits, and its two generations do so differently. Measured on Set5: 64%
-# of the int8 levels equal, 98% within one, at most 7 apart, no operator wrong.
+# Hexagon requantizes otherwise than XNNPACK, and its two generations do so differently (docs/npu.md has the figures);
+# no operator is wrong.
 _HEXAGON_INT8 = AgreementLimits(psnr_y_db=0.05, max_levels=10, share_equal=0.55, share_over_1=0.05)
 _HEXAGON_WIDE = AgreementLimits(max_levels=2)
-# TOSA rounds as XNNPACK does but where a sum or a product ends on a half: at least 97.9% of the levels equal.
+# One convolution in TOSA equals exact arithmetic; what differs comes from sums and products.
 _TOSA_INT8 = AgreementLimits(max_levels=4, share_equal=0.97)
 
 

@@ -30,7 +30,7 @@ class Soc:
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """How it rounds: v68 and v69 alike, v73 and later alike, 55% of the int8 levels equal between the two."""
+        """How it rounds: v68 and v69 alike, v73 and later alike, and the two kinds otherwise than one another."""
         return "v68" if self.architecture in ("v68", "v69") else "v73"
 
     @property
