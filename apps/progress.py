@@ -1,7 +1,8 @@
 """Progress: the steps call a plain function, the command line draws bars with it.
 
 A step reports ``progress(what, done, total, detail)``: ``what`` names the piece of work, ``done`` of ``total`` parts of
-it are finished, ``detail`` is anything else worth a glance. A new name starts a new bar.
+it are finished (a part of a part counts: 2.5), ``detail`` is anything else worth a glance. A new name starts a new bar.
+The time left is reckoned here, from what was done since the first report.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ _LOG_SECONDS = 30.0
 class Progress(Protocol):
     """What a step reports to."""
 
-    def __call__(self, what: str, done: int, total: int, detail: str = "") -> None: ...
+    def __call__(self, what: str, done: float, total: int, detail: str = "") -> None: ...
 
 
-def quiet(what: str, done: int, total: int, detail: str = "") -> None:
+def quiet(what: str, done: float, total: int, detail: str = "") -> None:
     """Report nothing: the default of every Python function."""
 
 
@@ -47,17 +48,19 @@ class LogLines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._started: dict[str, float] = {}
+        self._started: dict[str, tuple[float, float]] = {}
         self._printed: dict[str, float] = {}
 
-    def __call__(self, what: str, done: int, total: int, detail: str = "") -> None:
+    def __call__(self, what: str, done: float, total: int, detail: str = "") -> None:
         now = time.monotonic()
-        started = self._started.setdefault(what, now)
+        started, before = self._started.setdefault(what, (now, done))
         if done < total and now - self._printed.setdefault(what, now) < _LOG_SECONDS:
             return
         self._printed[what] = now
+        took = now - started
+        left = f", {_duration(took * (total - done) / (done - before))} left" if before < done < total else ""
         extra = f", {detail}" if detail else ""
-        line = visible(f"{what}: {done}/{total}{extra} ({now - started:.0f} s)")
+        line = visible(f"{what}: {int(done)}/{total}{extra} ({took:.0f} s{left})")
         try:
             print(line, file=self._stream, flush=True)
         except OSError:  # whoever read has gone; the work goes on
@@ -67,7 +70,15 @@ class LogLines:
 @contextmanager
 def _bars(stream: TextIO) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        SpinnerColumn,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bars
 
     columns = (
@@ -76,17 +87,23 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}", style="dim", markup=False),
     )
     with Bars(*columns, console=Console(file=stream)) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(what: str, done: int, total: int, detail: str = "") -> None:
+        def report(what: str, done: float, total: int, detail: str = "") -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(visible(what), total=total, detail=visible(detail))
             bars.update(tasks[what], completed=done, total=total, detail=visible(detail))
 
         yield report
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
 def _own_stderr() -> TextIO:

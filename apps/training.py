@@ -157,19 +157,12 @@ def train_float(
 
 
 def _show(now: TrainProgress, shown: Progress, stop_at: int | None) -> None:
-    """A bar of steps with the time left; where only the clock knows how many there will be, of as many as it seems."""
+    """A bar of steps; where only the clock knows how many there will be, of as many as it seems."""
     total = max(now.step, round(now.step / now.done)) if now.done else now.step + 1  # without an end: one more
     if stop_at is not None:
         total = min(total, stop_at) if now.done else stop_at
-    left = (total - now.step) / now.steps_per_second
-    time_left = f", {_duration(left)} left" if now.done and math.isfinite(left) and left > 0 else ""
     held_out = "" if math.isnan(now.psnr_y_db) else f", held-out {now.psnr_y_db:.3f} dB"
-    shown("train", now.step, total, f"{now.steps_per_second:.1f} steps/s{time_left}, loss {now.loss:.4f}{held_out}")
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+    shown("train", now.step, total, f"{now.steps_per_second:.1f} steps/s, loss {now.loss:.4f}{held_out}")
 
 
 def _held_out(metadata: Mapping[str, Any], data: Path | None) -> int:

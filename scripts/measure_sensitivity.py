@@ -114,7 +114,7 @@ def held_out_crops(
 
 
 def _named(progress: Progress, model: str) -> Progress:
-    def report(what: str, done: int, total: int, detail: str = "") -> None:
+    def report(what: str, done: float, total: int, detail: str = "") -> None:
         progress(f"{model}: {what}", done, total, detail)
 
     return report

@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoints[IMAGE_FROZEN] = freeze_after_training(checkpoints[IMAGE], pool, frozen_after)
         for name in OPTIONS:
 
-            def report(what: str, done: int, total: int, detail: str = "", name: str = name) -> None:
+            def report(what: str, done: float, total: int, detail: str = "", name: str = name) -> None:
                 progress(f"{name}: {what}", done, total, detail)
 
             workshop = Workshop(checkpoints[name], pool, recipe, work / name, report)

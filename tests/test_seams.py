@@ -32,6 +32,7 @@ from apps.verification.seam_probe import (
 from apps.verification.seams import candidate_overlaps, certify_seams, reach_of
 from apps.verification.seams_view import print_seams, seam_chart, seam_panels
 from converters.artifact import Artifact, load_artifact
+from converters.runners import RUNTIMES
 from edge_sr.checkpoints import load_checkpoint, save_checkpoint, sha256_file
 from edge_sr.errors import CheckpointError, ConfigError, ConversionError
 from edge_sr.networks import create_network
@@ -189,6 +190,35 @@ def test_the_network_in_pytorch_agrees_that_twice_the_reach_is_exact(certificate
     assert len(exact) == len(none) == 2
     assert all(max(entry.seam_max_levels, entry.elsewhere_max_levels) <= 1 for entry in exact)
     assert all(entry.seam_max_levels > 1 for entry in none)
+
+
+def test_a_slow_runtime_is_shown_fewer_tiles_and_tells_how_far_it_is(
+    artifact: Artifact,
+    checkpoint: Path,
+    network: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
+    certificate: SeamCertificate,
+) -> None:
+    runner, reported = Altered(network), []
+    monkeypatch.setitem(apps.verification.seams.RUNTIMES, "tflite", replace(RUNTIMES["tflite"], slow=True))
+
+    def progress(what: str, done: float, total: int, detail: str = "") -> None:
+        if what.startswith("seams of"):
+            reported.append((done, total))
+
+    slow = certify(artifact, checkpoint, runner, progress=progress)
+    assert [row.overlap for row in slow.rows] == [0, 4, 16]
+    assert slow.rows[0].differences[0].picture == "noise"
+    assert [entry.photo for entry in slow.rows[0].differences] == [False, True]
+    # what it does look at is what everything is judged by
+    wanted = [row for row in certificate.rows if row.overlap in (0, 4, 16)]
+    assert [row.differences[0] for row in slow.rows] == [row.differences[0] for row in wanted]
+    assert slow.failures
+    assert [done for done, _ in reported] == sorted(done for done, _ in reported)
+    assert reported[-1] == (2, 2)
+    # plans of no overlap, 4 and 16, and the shifted one share tiles: 4 + 5 + 5 + 8 places
+    assert len([done for done, _ in reported if 0 < done < 1]) == 22
+    assert (21 / 22, 2) in reported
 
 
 def test_an_overlap_that_shows_fails_with_the_one_that_does_not(certificate: SeamCertificate) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from apps.progress import LogLines
 
 # What a command does: results are printed, a line on stderr, and a file is written last.
 _COMMAND = """
@@ -71,3 +75,20 @@ def test_a_reader_that_goes_away_does_not_end_the_work(tmp_path: Path, pipe: str
     assert len(done.stdout.splitlines()) == 1
     assert b"Traceback" not in done.stderr
     assert b"BrokenPipe" not in done.stderr
+
+
+def test_the_time_left_is_reckoned_from_what_was_done_since_the_first_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    report = LogLines(stream)
+    report("run", 500, 1000)  # a run taken up again: nothing is known yet of its speed
+    for seconds, done in ((31, 500), (62, 500.5), (93, 510), (300, 1000)):
+        now = 1000.0 + seconds
+        report("run", done, 1000)
+    assert stream.getvalue().splitlines() == [
+        "run: 500/1000 (31 s)",
+        "run: 500/1000 (62 s, 17.2 h left)",
+        "run: 510/1000 (93 s, 76 min left)",
+        "run: 1000/1000 (300 s)",
+    ]

@@ -153,12 +153,31 @@ def test_float_network_runs_once_however_many_artifacts_share_it(
     ]
     works: list[str] = []
 
-    def progress(what: str, done: int, total: int, detail: str = "") -> None:
+    def progress(what: str, done: float, total: int, detail: str = "") -> None:
         if done == total:
             works.append(what)
 
     verify_artifacts(paths, data=photos, checkpoints=[checkpoint], progress=progress)
     assert len([what for what in works if what.startswith("float")]) == 2  # whole images, tiles
+
+
+def test_progress_goes_on_within_an_image(
+    tmp_path: Path, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_runner(monkeypatch, DarkerRunner(checkpoint, levels=1))
+    reported: list[float] = []
+
+    def progress(what: str, done: float, total: int, detail: str = "") -> None:
+        if what.startswith("idsa_net_mobile"):
+            reported.append(done)
+
+    verify_artifacts(
+        [_artifact(tmp_path, checkpoint)], data=photos, checkpoints=[checkpoint], threads=1, progress=progress
+    )
+    images = len(list(photos.iterdir()))
+    assert reported == sorted(set(reported))
+    assert [done for done in reported if done == int(done)] == list(range(images + 1))
+    assert len(reported) > images + 1
 
 
 # ----------------------------------------------------------------------------------------------- what cannot run here

@@ -20,10 +20,19 @@ def closing_runner(runner: Runner) -> Any:
 
 
 def score(runner: Runner, image_set: ImageSet, what: str, overlap: int, progress: Progress) -> SetScore:
-    """Score any runner on a set; ``what`` names it in the progress."""
-    label = f"{what} on {image_set.name}"
+    """Score any runner on a set; ``what`` names it in the progress, which goes on within an image, tile by tile."""
+    label, total, done = f"{what} on {image_set.name}", len(image_set), 0
+
+    def tile_done(tiles: int, of: int) -> None:
+        if tiles < of:
+            progress(label, done + tiles / of, total)
+
+    def image_done(images: int, of: int) -> None:
+        nonlocal done
+        done = images
+        progress(label, images, of)
+
+    progress(label, 0, total)
     return evaluate_set(
-        lambda lr: upscale_image(runner, lr, overlap=overlap),
-        image_set,
-        progress=lambda done, total: progress(label, done, total),
+        lambda lr: upscale_image(runner, lr, overlap=overlap, progress=tile_done), image_set, progress=image_done
     )

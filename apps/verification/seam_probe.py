@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,13 @@ class SeamDifference:
 
 
 class CachingRunner:
-    """A runner that computes each tile once: plans of different overlaps share their corner tiles."""
+    """A runner that computes each tile once: plans of different overlaps share their corner tiles.
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    ``computed`` is called after each with how many there are by now.
+    """
+
+    def __init__(self, runner: Runner, computed: Callable[[int], None] | None = None) -> None:
+        self._runner, self._computed = runner, computed
         self._results: dict[bytes, Image] = {}
         self.name, self.scale, self.tile = runner.name, runner.scale, runner.tile
 
@@ -70,6 +73,8 @@ class CachingRunner:
         key = hashlib.sha256(repr(lr.shape).encode() + lr.tobytes()).digest()
         if key not in self._results:
             self._results[key] = self._runner.run(lr)
+            if self._computed is not None:
+                self._computed(len(self._results))
         return self._results[key]
 
 

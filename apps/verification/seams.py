@@ -16,13 +16,14 @@ tile: no overlap is exact. The reference then is the artifact at the largest ove
 ``disagreement_levels`` says how much any tiling of it can be trusted at all.
 
 Pictures are two tiles high and wide, so that there is a seam of exactly the overlap in question in both directions
-(the last tile of a row is shifted inwards and overlaps more): noise, saturated steps, and photos.
+(the last tile of a row is shifted inwards and overlaps more): noise, saturated steps, and photos. A runtime that takes
+seconds for a tile is shown noise and one photo, at no overlap, at the artifact's own and at the largest.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,7 +48,7 @@ from apps.verification.seam_probe import (
     synthetic_pictures,
 )
 from converters.artifact import Artifact
-from converters.runners import accuracy_runtimes, open_runner
+from converters.runners import RUNTIMES, accuracy_runtimes, open_runner
 from edge_sr.errors import ConfigError
 from edge_sr.reach import Reach, measure_reach
 from edge_sr.runner import Runner, TorchRunner
@@ -114,16 +115,25 @@ def certify_seams(
     pictures = synthetic_pictures(height, width) + photo_pictures(
         height, width, scale=meta.scale, data=data, sets=sets, per_set=photos_per_set
     )
-    probe = _Probe(reach, meta.tile, meta.overlap, meta.scale)
     if runtime is None:
         runtime = accuracy_runtimes(meta)[0]
+    first_photo = next(picture for picture in pictures if picture.photo)
+    slow = RUNTIMES[runtime].slow
+    if slow:
+        pictures = (pictures[0], first_photo)
+    probe = _Probe(reach, meta.tile, meta.overlap, meta.scale, few=slow)
     what = f"seams of {artifact.path.name}"
     measured = []
     runner = open_runner(artifact, threads=threads, isolated=isolated, runtime=runtime)
     with closing_runner(runner):
-        for done, picture in enumerate(pictures, start=1):
-            measured.append(probe.measure(runner, picture))
+        for done, picture in enumerate(pictures):
             progress(what, done, len(pictures))
+
+            def computed(tiles: int, done: int = done) -> None:
+                progress(what, done + min(tiles / probe.tiles, 0.99), len(pictures))
+
+            measured.append(probe.measure(runner, picture, computed))
+        progress(what, len(pictures), len(pictures))
     rows = tuple(
         SeamRow(
             overlap=overlap,
@@ -154,7 +164,7 @@ def certify_seams(
     if not cross_check:
         return certificate
     wanted = {0, meta.overlap, probe.overlaps[-1], certificate.certified_overlap or 0}
-    checked = _cross_check(network, probe, (pictures[0], pictures[2]), sorted(wanted), progress)
+    checked = _cross_check(network, probe, (pictures[0], first_photo), sorted(wanted), progress)
     return replace(certificate, cross_check=checked)
 
 
@@ -178,17 +188,29 @@ class _Measured:
 class _Probe:
     """What is measured on every picture."""
 
-    def __init__(self, reach: Reach, tile: tuple[int, int], own_overlap: int, scale: int) -> None:
+    def __init__(self, reach: Reach, tile: tuple[int, int], own_overlap: int, scale: int, *, few: bool) -> None:
         exact, largest = reach.exact_overlap, largest_overlap(tile)
         self.tile, self.scale = tile, scale
         self.reference_exact = exact is not None and exact + _LEAST_ADVANCE <= min(tile)
         self.reference_overlap = exact if exact is not None and self.reference_exact else largest
-        self.overlaps = candidate_overlaps(tile, exact, also=own_overlap)
+        overlaps = candidate_overlaps(tile, exact, also=own_overlap)
+        self.overlaps = tuple(sorted({0, own_overlap, overlaps[-1]})) if few else overlaps
         self.band = min(_BAND if reach.reach_px is None else max(reach.reach_px, 1), _BAND)
         self.margin = min(tile) // 4 if reach.reach_px is None else reach.reach_px
 
-    def measure(self, runner: Runner, picture: SeamPicture) -> _Measured:
-        cached = CachingRunner(runner)
+    @property
+    def tiles(self) -> int:
+        """How many different tiles a picture takes, but for those that show the same."""
+        plans = [(overlap, (0, 0)) for overlap in {*self.overlaps, self.reference_overlap}]
+        places = {
+            (tile.top + down, tile.left + right)
+            for overlap, (down, right) in (*plans, (self.reference_overlap, _SHIFT))
+            for tile in plan_tiles(2 * self.tile[0] - down, 2 * self.tile[1] - right, self.tile, overlap)
+        }
+        return len(places)
+
+    def measure(self, runner: Runner, picture: SeamPicture, computed: Callable[[int], None]) -> _Measured:
+        cached = CachingRunner(runner, computed)
         reference = upscale_image(cached, picture.pixels, overlap=self.reference_overlap)
         differences, worst = [], []
         for overlap in self.overlaps:

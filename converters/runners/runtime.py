@@ -18,6 +18,7 @@ class Runtime:
             ``threads``.
         own_process: whether it must not live in this process: its libraries print, crash, or read their environment
             when the process starts.
+        slow: whether a tile takes it seconds: what asks for many of them then asks for fewer.
         thorough: whether it is too slow to run unless everything is to be compared.
         own_rounding: whether it rounds otherwise than XNNPACK, whose rounding the fake-quantized networks have.
         stand_in: whether it is this project's own; what it cannot do says nothing about the file.
@@ -32,6 +33,7 @@ class Runtime:
     title: str
     runner: str
     own_process: bool = False
+    slow: bool = False
     thorough: bool = False
     environment: str = ""
     own_rounding: bool = False
