@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from apps.results import Timing
+from converters.runners import RUNTIMES
+from converters.targets import TARGETS
+
+
+def format_subject(target: str, scheme: str, runtime: str = "") -> str:
+    """What was measured: target and scheme, and the runtime where it is not the target's own."""
+    where = f" ({RUNTIMES[runtime].title})" if runtime not in ("", target) else ""
+    return f"{TARGETS[target].title} {scheme}{where}"
 
 
 def format_bytes(size: int | None) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from apps.bars import BarChart, LatencyBar, latency_chart, waterfall_chart
 from apps.exporting import ExportReport
 from apps.figures import Panel, crop_panels, most_different_window
-from apps.formatting import format_ops
+from apps.formatting import format_ops, format_subject
 from apps.next_steps import model_files, next_steps
 from apps.pages import JPEG_QUALITY, write_page
 from apps.profiling.sampled import NOISY_IQR_PERCENT
@@ -22,6 +22,7 @@ from apps.verification.accuracy import VerifyReport
 from apps.verification.rows import VerifyRow
 from converters.artifact import Artifact
 from converters.coreml_evaluator import NOTE as EVALUATOR_NOTE
+from converters.runners import RUNTIMES
 from converters.targets import TARGETS
 from edge_sr.datasets import ImagePair
 from edge_sr.evaluation import SetScore
@@ -35,17 +36,18 @@ CROP_SIDE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryRow:
-    """One artifact in the main table, everything joined by its path.
+    """One artifact in one runtime in the main table, everything joined by its path.
 
-    ``drop_db`` and ``psnr_y_db`` are means over the sets' means where there are several sets. ``timings`` maps a number
-    of threads to its timing. ``reason`` says why accuracy or latency is missing. ``artifact_path`` is None where the
-    export failed.
+    ``runtime`` is empty where nothing was verified. ``drop_db`` and ``psnr_y_db`` are means over the sets' means where
+    there are several sets. ``timings`` maps a number of threads to its timing, in the row of the first runtime.
+    ``reason`` says why accuracy or latency is missing. ``artifact_path`` is None where the export failed.
     """
 
     artifact_name: str
     artifact_path: Path | None
     target: str
     scheme: str
+    runtime: str
     tile: tuple[int, int]
     weights: str
     size_bytes: int | None
@@ -63,6 +65,12 @@ class SummaryRow:
     @property
     def target_title(self) -> str:
         return TARGETS[self.target].title
+
+    @property
+    def runs_in(self) -> str:
+        """The runtime, where a target has several that phones compute like; else nothing."""
+        known = RUNTIMES.get(self.runtime)
+        return "" if known is None or known.stand_in or known.name == self.target else known.title
 
     @property
     def outside(self) -> str:
@@ -102,33 +110,36 @@ class Comparison:
 
 
 def summarize(export: ExportReport, verify: VerifyReport, profile: ProfileReport) -> tuple[SummaryRow, ...]:
-    """Join what was exported, verified and profiled, one row per exported (or failed) artifact."""
+    """Join what was exported, verified and profiled: one row per exported artifact and runtime, or failed artifact."""
     rows = []
     for made in export.rows:
-        own = _of_first_runtime([row for row in verify.rows if row.artifact_path == made.path])
+        verified = [row for row in verify.rows if row.artifact_path == made.path]
         timed = [row for row in profile.rows if made.path is not None and row.artifact_path == made.path]
-        reasons = [made.error, *(row.reason for row in own), *(row.reason for row in timed)]
-        rows.append(
-            SummaryRow(
-                artifact_name="" if made.path is None else made.path.name,
-                artifact_path=made.path,
-                target=made.target,
-                scheme=made.scheme,
-                tile=made.tile,
-                weights=made.weights,
-                size_bytes=made.size_bytes,
-                psnr_y_db=_mean(own, lambda row: None if row.artifact is None else row.artifact.psnr_y_db),
-                ssim=_mean(own, lambda row: None if row.artifact is None else row.artifact.ssim),
-                drop_db=_mean(own, lambda row: row.drop_db),
-                tiling_drop_db=_mean(own, lambda row: row.tiling_drop_db),
-                quantization_drop_db=_mean(own, lambda row: row.quantization_drop_db),
-                timings={row.threads: row.timing for row in timed if row.timing is not None},
-                delegates=made.delegates,
-                ops_outside=made.ops_outside,
-                notes=(*made.notes, *_runtime_notes(own)),
-                reason=next((reason for reason in reasons if reason), None),
+        for own in _by_runtime(verified):
+            reasons = [made.error, *(row.reason for row in own), *(row.reason for row in timed)]
+            rows.append(
+                SummaryRow(
+                    artifact_name="" if made.path is None else made.path.name,
+                    artifact_path=made.path,
+                    target=made.target,
+                    scheme=made.scheme,
+                    runtime=own[0].runtime if own else "",
+                    tile=made.tile,
+                    weights=made.weights,
+                    size_bytes=made.size_bytes,
+                    psnr_y_db=_mean(own, lambda row: None if row.artifact is None else row.artifact.psnr_y_db),
+                    ssim=_mean(own, lambda row: None if row.artifact is None else row.artifact.ssim),
+                    drop_db=_mean(own, lambda row: row.drop_db),
+                    tiling_drop_db=_mean(own, lambda row: row.tiling_drop_db),
+                    quantization_drop_db=_mean(own, lambda row: row.quantization_drop_db),
+                    timings={row.threads: row.timing for row in timed if row.timing is not None},
+                    delegates=made.delegates,
+                    ops_outside=made.ops_outside,
+                    notes=(*made.notes, *_runtime_notes(own)),
+                    reason=next((reason for reason in reasons if reason), None),
+                )
             )
-        )
+            timed = [row for row in timed if row.timing is None]  # a latency is of the first runtime
     return tuple(rows)
 
 
@@ -190,7 +201,7 @@ def write_report(
         "threads": sorted({row.threads for row in profile.rows}),
         "verify_rows": verify.rows,
         "notices": verify.notices,
-        "titles": {name: target.title for name, target in TARGETS.items()},
+        "subject": format_subject,
         "profile": profile,
         "bicubic_db": mean_psnr(bicubic),
         "bicubic_ssim": _mean(bicubic, lambda score: score.ssim),
@@ -212,9 +223,11 @@ def mean_psnr(scores: Sequence[SetScore]) -> float | None:
     return _mean(scores, lambda score: score.psnr_y_db)
 
 
-def _of_first_runtime(rows: Sequence[VerifyRow]) -> list[VerifyRow]:
-    """Rows of the most telling runtime: on macOS a Core ML package has rows of the evaluator as well."""
-    return [row for row in rows if row.runtime == rows[0].runtime]
+def _by_runtime(rows: Sequence[VerifyRow]) -> list[list[VerifyRow]]:
+    """Rows of each runtime, the most telling first; a stand-in's only where it is alone. One empty list of none."""
+    runtimes = list(dict.fromkeys(row.runtime for row in rows))
+    wanted = [name for name in runtimes if not RUNTIMES[name].stand_in] or runtimes
+    return [[row for row in rows if row.runtime == name] for name in wanted] or [[]]
 
 
 def _runtime_notes(rows: Sequence[VerifyRow]) -> tuple[str, ...]:
@@ -251,7 +264,7 @@ def _waterfalls(rows: Sequence[VerifyRow]) -> list[tuple[str, BarChart]]:
             ("tiling", row.tiling_drop_db),
             ("int8" if "8" in row.scheme else row.scheme, row.quantization_drop_db),
         ]
-        name = f"{TARGETS[row.target].title} {row.scheme} on {row.set_name}"
+        name = f"{format_subject(row.target, row.scheme, row.runtime)} on {row.set_name}"
         chart = waterfall_chart(
             steps,
             title=f"PSNR from the float network to {name}",

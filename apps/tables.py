@@ -46,9 +46,6 @@ def print_export(report: ExportReport) -> None:
             str(row.path) if row.error is None else "–",
         )
     show(table)
-    for row in report.rows:
-        if row.error is not None:
-            say(f"{row.target} {row.scheme} failed: {row.error}")
 
 
 def print_verify(report: VerifyReport) -> None:
@@ -116,7 +113,7 @@ def print_summary(report: DemoReport, threads: Sequence[int]) -> None:
     for row in report.summary:
         add_row(
             table,
-            f"{row.target} {row.scheme}",
+            (f"{row.target} {row.scheme}", row.runs_in) if row.runs_in else f"{row.target} {row.scheme}",
             format_bytes(row.size_bytes),
             format_db(row.psnr_y_db),
             format_drop(row.drop_db),
@@ -126,9 +123,8 @@ def print_summary(report: DemoReport, threads: Sequence[int]) -> None:
     show(table)
     if any(timing.noisy for row in report.summary for timing in row.timings.values()):
         say(f"!  IQR above {NOISY_IQR_PERCENT:g}% of the median: measure again on a quiet machine")
-    for row in report.summary:
-        if row.reason is not None:
-            say(f"{row.target} {row.scheme}: {row.reason}")
+    for line in dict.fromkeys(f"{row.target} {row.scheme}: {row.reason}" for row in report.summary if row.reason):
+        say(line)
 
 
 class DoctorPrinter:

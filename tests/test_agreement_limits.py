@@ -5,17 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apps.verification.agreement import FAKE_QUANT, AgreementMatrix, Participant, compare_results
+from apps.verification.agreement import FAKE_QUANT, QDQ, AgreementMatrix, Participant, compare_results
 from apps.verification.agreement_limits import limits_of, rounds_its_own_way
 from apps.verification.full_checks import agreement_checks
 from apps.verification.gate import GateCheck
 from converters.runners import RUNTIMES
 
 
-def judged(runtime: str, off: np.ndarray, *, scheme: str = "w8a8", psnr_off_db: float = 0.0) -> GateCheck:
-    """The check of a runtime whose 100 channel values differ by ``off`` from the network's."""
+def judged(
+    runtime: str, off: np.ndarray, *, scheme: str = "w8a8", psnr_off_db: float = 0.0, qdq_off: np.ndarray | None = None
+) -> GateCheck:
+    """The check of a runtime whose 100 channel values differ by ``off`` from the network's.
+
+    ``qdq_off``: by how much those of the quantize/dequantize graph in PyTorch do.
+    """
     network = np.full((10, 10, 1), 100, np.uint8)
     own = (network + off.reshape(network.shape)).astype(np.uint8)
+    qdq = (network + (0 if qdq_off is None else qdq_off.reshape(network.shape))).astype(np.uint8)
     matrix = AgreementMatrix(
         model="net",
         scale=2,
@@ -27,7 +33,10 @@ def judged(runtime: str, off: np.ndarray, *, scheme: str = "w8a8", psnr_off_db: 
             Participant(name=FAKE_QUANT, runtime="torch", psnr_y_db=30.0),
             Participant(name="NPU", runtime=runtime, artifact_name="a", psnr_y_db=30.0 + psnr_off_db),
         ),
-        pairs=(compare_results([network], [own], (FAKE_QUANT, "NPU")),),
+        pairs=(
+            compare_results([network], [qdq], (FAKE_QUANT, QDQ)),
+            compare_results([network], [own], (FAKE_QUANT, "NPU")),
+        ),
     )
     (check,) = agreement_checks([matrix])
     return check
@@ -83,3 +92,14 @@ def test_every_runtime_that_rounds_its_own_way_has_limits_in_levels() -> None:
     own = [name for name in RUNTIMES if rounds_its_own_way(name)]
     assert own
     assert all(limits_of(name, "w8a8").max_levels is not None for name in own)
+
+
+def test_a_network_that_magnifies_roundings_is_judged_by_what_pytorch_makes_of_them() -> None:
+    magnified = levels(one=50, eleven=10)  # 1.6 levels in the mean
+    assert judged("tosa_reference", levels(one=20, eleven=20), qdq_off=magnified).status == "passed"  # 2.4
+    check = judged("tosa_reference", levels(one=21, eleven=20), qdq_off=magnified)
+    assert check.status == "failed"
+    assert "a mean difference of at most 2.40 levels, 1.5 times PyTorch's own (got 2.41)" in check.message
+    # what PyTorch keeps is asked of the runtime in full
+    assert judged("hexagon_v73", levels(one=46), qdq_off=levels(one=45)).status == "failed"
+    assert judged("hexagon_v73", levels(one=46), qdq_off=magnified, psnr_off_db=0.06).status == "failed"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+import apps.tables
 from apps.exporting import ExportReport, ExportRow
 from apps.figures import Panel, compose_rows, crop_panels, most_different_window, write_comparison
 from apps.formatting import format_bytes, format_db, format_drop, format_ops, format_timing
 from apps.report import make_showcase, summarize, write_report
 from apps.results import ProfileReport, ProfileRow, Timing, check_json_target, plain, write_json
+from apps.terminal import say, show
 from apps.verification.accuracy import VerifyReport
 from apps.verification.gate import GateLimits
 from apps.verification.rows import VerifyRow
@@ -22,7 +28,7 @@ from edge_sr.evaluation import ImageScore, SetScore
 from edge_sr.images import read_image
 
 TILE = (16, 16)
-INT8, COREML = Path("out/net_w8a8_tflite"), Path("out/net_w8a8_coreml")
+INT8, COREML, NPU = Path("out/net_w8a8_tflite"), Path("out/net_w8a8_coreml"), Path("out/net_w8a8_qnn")
 
 
 def _noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -44,7 +50,7 @@ def _made(path: Path | None, target: str, error: str | None = None) -> ExportRow
         path=path,
         size_bytes=None if path is None else 160_000,
         seconds=1.0,
-        delegates=1 if target == "tflite" else None,
+        delegates=1 if target in ("tflite", "qnn") else None,
         ops_outside={},
         error=error,
     )
@@ -125,6 +131,43 @@ def test_summary_joins_export_accuracy_and_latency_of_one_artifact(
     assert (coreml.psnr_y_db, coreml.drop_db, dict(coreml.timings)) == (None, None, {})
     assert coreml.reason == "cannot run here"
     assert executorch.reason == "executorch <is> missing"
+
+
+def test_an_artifact_has_a_row_for_each_runtime_that_phones_compute_like(
+    measured: tuple[ExportReport, VerifyReport, ProfileReport], tmp_path: Path
+) -> None:
+    export, verify, profile = measured
+    export = replace(export, rows=(*export.rows, _made(NPU, "qnn")))
+    npu = [
+        replace(_verified(NPU, "qnn", 30.125), runtime="hexagon_v73"),
+        replace(_verified(NPU, "qnn", None), runtime="hexagon_v68"),
+    ]
+    coreml = replace(_verified(COREML, "coreml", 29.0), runtime="coreml_evaluator")
+    verify = replace(verify, rows=(*verify.rows, coreml, *npu))
+    profile = replace(profile, rows=(*profile.rows, _timed(NPU, "qnn", 1, None)))
+    rows = summarize(export, verify, profile)
+    shown = [(row.target, row.runs_in, row.psnr_y_db) for row in rows]
+    assert shown == [
+        ("tflite", "", 30.0),
+        ("coreml", "", None),  # a stand-in's row says nothing where the runtime itself was asked
+        ("executorch", "", None),
+        ("qnn", "Hexagon v73+, emulated", 30.125),
+        ("qnn", "Hexagon v68/v69, emulated", None),
+    ]
+    assert [row.delegates for row in rows[3:]] == [1, 1]
+    page = write_report(
+        tmp_path / "page.html", title="t", export=export, verify=verify, profile=profile, command="c"
+    ).read_text(encoding="utf-8")
+    for row in rows[3:]:
+        assert f"<small>{row.runs_in}</small>" in page
+    assert page.count("Qualcomm NPU w8a8: cannot run here") == 1
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apps.tables, "show", lambda table: show(table, Console(width=80, file=printed)))
+        patch.setattr(apps.tables, "say", lambda text: say(text, Console(width=80, file=printed)))
+        apps.tables.print_summary(SimpleNamespace(summary=rows, bicubic_psnr_y_db=None), (1,))  # type: ignore[arg-type]
+    assert "Hexagon v73+, emulated" in printed.getvalue()
+    assert printed.getvalue().count("qnn w8a8: cannot run here") == 1
 
 
 @pytest.mark.parametrize(

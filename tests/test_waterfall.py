@@ -211,6 +211,16 @@ def test_each_stage_is_scored_with_its_own_network(
     assert row.conversion_drop_db == pytest.approx(grey_psnr(10) - grey_psnr(15), abs=1e-9)
 
 
+def _ended(works: list[str]) -> Progress:
+    """Collects the names of the pieces of work that have ended."""
+
+    def progress(what: str, done: float, total: int, detail: str = "") -> None:
+        if done == total:
+            works.append(what)
+
+    return progress
+
+
 def test_scores_of_verification_are_not_computed_again(
     tmp_path: Path, greys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,7 +241,7 @@ def test_scores_of_verification_are_not_computed_again(
         artifact=score_of(31.0),
     )
     done: list[str] = []
-    references = FixedReferences(floating=5, quantized=10, progress=lambda what, *_: done.append(what))
+    references = FixedReferences(floating=5, quantized=10, progress=_ended(done))
     report = measure_waterfall(
         [artifact],
         data=greys,
@@ -251,7 +261,7 @@ def test_one_network_is_scored_once_for_all_its_artifacts(
 ) -> None:
     use_runner(monkeypatch, OffsetRunner(15))
     done: list[str] = []
-    references = FixedReferences(floating=5, quantized=10, progress=lambda what, *_: done.append(what))
+    references = FixedReferences(floating=5, quantized=10, progress=_ended(done))
     artifacts = [load_artifact(fake_artifact(tmp_path, target)) for target in ("tflite", "executorch")]
     report = measure_waterfall(artifacts, data=greys, sets=None, references=references, worst_tiles=False)
     assert [row.target for row in report.rows] == ["tflite", "executorch"]

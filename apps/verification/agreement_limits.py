@@ -30,6 +30,11 @@ _HEXAGON_WIDE = AgreementLimits(max_levels=2)
 # One convolution in TOSA equals exact arithmetic; what differs comes from sums and products.
 _TOSA_INT8 = AgreementLimits(max_levels=4, share_equal=0.97)
 
+# A network may magnify one rounding to many levels: idsa_net's attention multiplies what eight blocks have rounded, and
+# its quantize/dequantize graph gives 43% of the levels of the fake-quantized network, both in PyTorch. No runtime can
+# be asked to be nearer; it may be this much further, in the mean.
+MAGNIFIED = 1.5
+
 
 def limits_of(runtime: str, scheme: str) -> AgreementLimits:
     """The limits of artifacts of ``scheme`` in ``runtime``."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from apps.verification.agreement import FAKE_QUANT, FLOAT, Agreement, AgreementMatrix, Participant
-from apps.verification.agreement_limits import AgreementLimits, limits_of
+from apps.verification.agreement import FAKE_QUANT, FLOAT, QDQ, Agreement, AgreementMatrix, Participant
+from apps.verification.agreement_limits import MAGNIFIED, AgreementLimits, limits_of
 from apps.verification.arm import ArmCheck
 from apps.verification.colour_card import ColourCard
 from apps.verification.gate import GateCheck
@@ -34,7 +34,7 @@ def _agreement_check(matrix: AgreementMatrix, participant: Participant) -> GateC
     levels = "" if pair is None else f", at most {_levels(pair.max_levels)} apart"
     limits = limits_of(participant.runtime, matrix.scheme)
     broken = [] if off <= limits.psnr_y_db else [f"a PSNR within {limits.psnr_y_db:g}"]
-    broken += [] if pair is None else _broken_levels(pair, limits)
+    broken += [] if pair is None else _broken_levels(pair, limits, matrix.pair(FAKE_QUANT, QDQ))
     held = not broken
     whose = f"dB of the {reference.name} network's on the same tiles"
     if held:
@@ -53,7 +53,12 @@ def _agreement_check(matrix: AgreementMatrix, participant: Participant) -> GateC
     )
 
 
-def _broken_levels(pair: Agreement, limits: AgreementLimits) -> list[str]:
+def _broken_levels(pair: Agreement, limits: AgreementLimits, own: Agreement | None) -> list[str]:
+    """``own``: the network against the graph that converters get, both in PyTorch."""
+    if own is not None and _broken_levels(own, limits, None):
+        most = MAGNIFIED * own.mean_levels
+        line = f"a mean difference of at most {most:.2f} levels, {MAGNIFIED:g} times PyTorch's own (got {{:.2f}})"
+        return [] if pair.mean_levels <= most else [line.format(pair.mean_levels)]
     broken = []
     if limits.max_levels is not None and pair.max_levels > limits.max_levels:
         broken.append(f"at most {_levels(limits.max_levels)}")

@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from apps.bars import BarChart, waterfall_chart
 from apps.figures import Panel, crop_panels, most_different_window
-from apps.formatting import format_db, format_drop
+from apps.formatting import format_db, format_drop, format_subject
 from apps.terminal import add_row, new_table, say, show
 from apps.verification.waterfall import WaterfallReport, WaterfallRow
 from apps.verification.worst_tile import WorstTile
-from converters.targets import TARGETS
 from edge_sr.evaluation import SetScore
 
 Image = NDArray[np.uint8]
@@ -98,7 +97,11 @@ def _panels(worst: WorstTile, row: WaterfallRow, window: int) -> tuple[Panel, ..
         ),
         Panel(label="HR", note=worst.set_name, image=worst.hr),
         Panel(label="float", note=f"{worst.float_psnr_y_db:.2f} dB", image=worst.float_sr),
-        Panel(label=_name(row), note=f"{worst.artifact_psnr_y_db:.2f} dB", image=worst.artifact_sr),
+        Panel(
+            label=format_subject(row.target, row.scheme, row.runtime),
+            note=f"{worst.artifact_psnr_y_db:.2f} dB",
+            image=worst.artifact_sr,
+        ),
         Panel(
             label=f"difference x{AMPLIFICATION}",
             note=f"up to {worst.max_levels} levels",
@@ -106,11 +109,6 @@ def _panels(worst: WorstTile, row: WaterfallRow, window: int) -> tuple[Panel, ..
         ),
     )
     return crop_panels(panels, window=(top, left), size=window)
-
-
-def _name(row: WaterfallRow) -> str:
-    evaluated = "" if row.runtime == row.target else ", evaluated"
-    return f"{TARGETS[row.target].title} {row.scheme}{evaluated}"
 
 
 def _psnr(score: SetScore | None) -> float | None:

@@ -80,7 +80,14 @@ def _graph(job: LoweringJob) -> nn.Module:
         return job.network.eval()
     if not isinstance(job.network, QuantizedNetwork):
         raise ConversionError(f"expected a QuantizedNetwork, got {type(job.network).__name__}; quantize it first")
-    return to_qdq(job.network, weights="int8", duplicate_dequantize=False, int32_biases=True, integer_ends=True)
+    return to_qdq(
+        job.network,
+        weights="int8",
+        duplicate_dequantize=False,
+        int32_biases=True,
+        integer_ends=True,
+        round_before_clips=True,  # a convolution that a clipping keeps from its quantize stays outside of the NPU
+    )
 
 
 def _make_16_bits_unsigned(graph: Any) -> None:
