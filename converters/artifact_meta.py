@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from edge_sr.errors import ArtifactError
@@ -29,7 +29,7 @@ _LARGEST_WHOLE = 2**63 - 1
 _DEEPEST = 50
 _JSON = f"JSON of whole characters and finite numbers of 63 bits, nested {_DEEPEST} deep at most"
 # Fields that artifacts of earlier releases lack, and that are left out where they say nothing.
-_OPTIONAL = frozenset({"self_test", "canonical_sha256", "compiled"})
+_OPTIONAL = frozenset({"self_test", "canonical_sha256", "compiled", "others"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,20 +147,30 @@ class SelfTest:
         stride: every how many rows and columns the result was sampled.
         runtime: what computed it, with its version.
         pixels: the samples, rows of RGB bytes, as base64.
+        others: runtime -> what it made of the tile, as ``pixels``, where files are compiled for several NPUs that
+            compute otherwise than one another.
     """
 
     pattern: int
     stride: int
     runtime: str
     pixels: str
+    others: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _expect(_is_count(self.pattern) and _is_count(self.stride), "self_test: pattern and stride must be counts")
-        _expect(_is_text(self.runtime), f"self_test: runtime must be text, got {self.runtime!r}")
+        _expect(isinstance(self.others, dict), "self_test: others must be an object")
+        for runtime in (self.runtime, *self.others):
+            _expect(_is_text(runtime), f"self_test: runtime must be text, got {runtime!r}")
         try:
-            base64.b64decode(self.pixels, validate=True)
+            for pixels in (self.pixels, *self.others.values()):
+                base64.b64decode(pixels, validate=True)
         except (binascii.Error, ValueError, TypeError):
             raise ArtifactError("self_test: pixels must be base64") from None
+
+    def of(self, runtime: str) -> SelfTest:
+        """The record as ``runtime`` made it, where it did; else as it is."""
+        return replace(self, runtime=runtime, pixels=self.others[runtime]) if runtime in self.others else self
 
     @property
     def samples(self) -> bytes:

@@ -31,14 +31,28 @@ PATTERN = 1
 # factor in common with a scale.
 _SAMPLES_PER_SIDE = 40
 _STRIDES = (1, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
+# A picture that spans fewer levels than this, where the tile spans all, is no picture.
+_LEAST_SPAN_LEVELS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tolerance:
+    """Differences from the record within which a result is the same: their mean, and how many may be far off."""
+
+    mean_levels: float
+    far_levels: int
+    far_percent: float = 2.0
+
+
 # The same runtime on another processor rounds some values to the next level. Measured on the bundled w8a8 network: its
 # SIMD kernels against its plain ones differ by 0.36 levels in the mean, with 0.4% of the values off by more than 2.
 # Core ML's engines and the evaluator sum in other orders and keep half floats between.
-_MEAN_LEVELS, _MEAN_LEVELS_OTHER_RUNTIME = 0.75, 1.5
-_FAR_LEVELS, _FAR_LEVELS_OTHER_RUNTIME = 2, 6
-_FAR_PERCENT = 2.0
-# A picture that spans fewer levels than this, where the tile spans all, is no picture.
-_LEAST_SPAN_LEVELS = 3
+_SAME_RUNTIME = _Tolerance(mean_levels=0.75, far_levels=2)
+_OTHER_RUNTIME = _Tolerance(mean_levels=1.5, far_levels=6)
+_EXACT = _Tolerance(mean_levels=0.0, far_levels=0, far_percent=0.0)
+# An emulator that rounds otherwise, and a network whose attention makes many levels of one: the bundled idsa_net in v68
+# against v73 differs by 1.84 in the mean, with 5.8% off by more than 6.
+_OTHER_ARITHMETIC = _Tolerance(mean_levels=4.0, far_levels=6, far_percent=15.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,25 +99,52 @@ def record_self_test(meta: ArtifactMeta, folder: Path) -> ArtifactMeta:
         meta: of the files in ``folder``.
         folder: where the files lie, the caller's alone: runtimes in other processes find ``artifact.json`` there.
     Raises:
-        ConversionError: the target's own runtime refuses the file, or it gives no picture.
+        ConversionError: the target's own runtime refuses a file, or it gives no picture.
     """
-    runtime = accuracy_runtimes(meta)[0]
+    first, *others = accuracy_runtimes(meta)
+    artifact = Artifact(path=folder, meta=meta)
     write_meta(folder / META_FILE, meta)
     try:
         with quiet_native():
-            runner = open_runner(Artifact(path=folder, meta=meta), runtime=runtime)
-            sr = _run(runner, meta)
+            record = _record(artifact, first)
+            if _is_exact(meta):
+                made = [_record(artifact, runtime) for runtime in others]
+                record = replace(record, others={one.runtime: one.pixels for one in made})
+                _check_main_file(artifact, first, record)
     except MissingToolError as error:
         return _without(meta, error)
     except (RunnerError, ArtifactError) as error:
-        if RUNTIMES[runtime].stand_in:
+        if RUNTIMES[first].stand_in:
             return _without(meta, error)
         raise ConversionError(f"expected the exported file to run, got: {error}") from error
+    return replace(meta, self_test=record)
+
+
+def _record(artifact: Artifact, runtime: str) -> SelfTest:
+    runner = open_runner(artifact, runtime=runtime)
+    try:
+        sr = _run(runner, artifact.meta)
+    finally:
+        _close(runner)
     if broken := _broken(sr):
         raise ConversionError(f"expected the exported network to give a picture, got {broken}; look at its weights")
     stride = _stride(sr)
     pixels = base64.b64encode(_samples(sr, stride).tobytes()).decode()
-    return replace(meta, self_test=SelfTest(pattern=PATTERN, stride=stride, runtime=runner.name, pixels=pixels))
+    return SelfTest(pattern=PATTERN, stride=stride, runtime=runner.name, pixels=pixels)
+
+
+def _check_main_file(artifact: Artifact, runtime: str, record: SelfTest) -> None:
+    """The file that others are compiled from runs too, and does what they do."""
+    main = artifact.meta.main_file
+    if files_for(artifact.meta, runtime)[0] == main:
+        return
+    runner = open_runner(artifact, runtime=runtime, file=main)
+    try:
+        samples = _samples(_run(runner, artifact.meta), record.stride)
+        # Where parts are float, each compiler orders sums in its own way: near is enough.
+        _compare(samples, replace(record, runtime="the compiled file"), runner.name, artifact)
+    finally:
+        _close(runner)
 
 
 def open_checked_runner(
@@ -143,6 +184,7 @@ def _check_result(sr: Image, runner: Runner, artifact: Artifact) -> SelfTestResu
     # A later release may draw another tile, whose record this one cannot compare.
     if record is None or record.pattern != PATTERN:
         return SelfTestResult(runtime=runner.name, recorded_by=None)
+    record = record.of(runner.name)
     samples = _samples(sr, record.stride)
     if samples.nbytes != len(record.samples):
         raise RunnerError(
@@ -153,17 +195,11 @@ def _check_result(sr: Image, runner: Runner, artifact: Artifact) -> SelfTestResu
 
 
 def _check_other_files(sr: Image, runner: Runner, artifact: Artifact, runtime: str) -> None:
-    """Files for the same arithmetic compute the very same; RunnerError where one does not.
-
-    Those compiled for other chips, and where the record is of another arithmetic, the file that all were compiled from,
-    which its digest protects.
-    """
+    """Files compiled for other chips of the same arithmetic compute the very same; RunnerError where one does not."""
     meta = artifact.meta
-    recorded = meta.self_test is not None and meta.self_test.runtime == runner.name
-    first, *others = files_for(meta, runtime)
-    if recorded or not _is_exact(meta) or first == meta.main_file:
-        others = [name for name in others if name != meta.main_file]
-    for name in others:
+    for name in files_for(meta, runtime)[1:]:
+        if name == meta.main_file:
+            continue
         other = open_runner(artifact, runtime=runtime, file=name)
         try:
             same = np.array_equal(_run(other, meta), sr)
@@ -179,25 +215,27 @@ def _check_other_files(sr: Image, runner: Runner, artifact: Artifact, runtime: s
 def _compare(samples: Image, record: SelfTest, runtime: str, artifact: Artifact) -> SelfTestResult:
     expected = np.frombuffer(record.samples, np.uint8).reshape(samples.shape)
     off = np.abs(samples.astype(np.int16) - expected)
-    same_kind = _kind(runtime) == _kind(record.runtime)
-    far = _FAR_LEVELS if same_kind else _FAR_LEVELS_OTHER_RUNTIME
+    tolerance = _tolerance(artifact.meta, runtime, record.runtime)
     result = SelfTestResult(
         runtime=runtime,
         recorded_by=record.runtime,
         max_levels=int(off.max()),
         mean_levels=float(off.mean()),
-        far_percent=float(100 * np.mean(off > far)),
+        far_percent=float(100 * np.mean(off > tolerance.far_levels)),
     )
-    mean_limit = _MEAN_LEVELS if same_kind else _MEAN_LEVELS_OTHER_RUNTIME
-    if _is_exact(artifact.meta) and runtime == record.runtime:
-        mean_limit = 0.0
-    if result.mean_levels > mean_limit or result.far_percent > _FAR_PERCENT:
+    if result.mean_levels > tolerance.mean_levels or result.far_percent > tolerance.far_percent:
         raise RunnerError(
             f"expected {artifact.main_path} to give the picture it gave when it was exported, got one that differs by "
             f"{result.mean_levels:.3g} levels in the mean and {result.max_levels} at most: the file or {runtime} is "
             "damaged; export the artifact again"
         )
     return result
+
+
+def _tolerance(meta: ArtifactMeta, runtime: str, recorded: str) -> _Tolerance:
+    if _is_exact(meta):
+        return _EXACT if runtime == recorded else _OTHER_ARITHMETIC
+    return _SAME_RUNTIME if _kind(runtime) == _kind(recorded) else _OTHER_RUNTIME
 
 
 def _is_exact(meta: ArtifactMeta) -> bool:

@@ -4,7 +4,7 @@
     python -m scripts.measure_npu --model idsa_net --data benchmarks --set Set5 --row qnn:w8a8
 
 One row per artifact and runtime: PSNR-Y of whole sets in tiles, agreement with the network in PyTorch, what stays
-outside. Rows are kept as they are measured, so that the same command goes on where it was cut; ``--again`` measures
+outside. Each set is kept as it is measured, so that the same command goes on where it was cut; ``--again`` measures
 anew. Emulators take seconds to minutes a tile; no latency is taken.
 """
 
@@ -27,7 +27,7 @@ from apps.progress import Progress, progress_bars
 from apps.results import envelope, plain, write_json
 from apps.scripting import run_script
 from apps.verification.accuracy import verify_artifacts
-from apps.verification.agreement import FAKE_QUANT, FLOAT, Agreement, AgreementMatrix, measure_agreement
+from apps.verification.agreement import FAKE_QUANT, FLOAT, QDQ, Agreement, AgreementMatrix, measure_agreement
 from apps.verification.references import References
 from apps.verification.scoring import closing_runner
 from converters.artifact import Artifact
@@ -53,27 +53,44 @@ ROWS = (
 # One of each kind of Hexagon arithmetic; the oldest has no fp16.
 SOCS = {"w8a8": ("SM8750", "SM8350"), "w8a16": ("SM8750", "SM8350"), "fp16": ("SM8750", "SM8450")}
 TILES_COMPARED = 16
+_KEY = ("target", "scheme", "runtime")
 _SCORES = ("drop_db", "tiling_drop_db", "quantization_drop_db")
 
 
 def measure(
-    artifact: Artifact, options: argparse.Namespace, references: References, progress: Progress
+    artifact: Artifact,
+    set_name: str,
+    options: argparse.Namespace,
+    references: References,
+    progress: Progress,
+    *,
+    compared: bool,
 ) -> list[dict[str, Any]]:
-    """Rows of one artifact, one for each runtime that measures its accuracy here."""
+    """Rows of one artifact on one set, one for each runtime that measures its accuracy here.
+
+    ``compared``: also compare it level by level with the network in PyTorch.
+    """
     start = time.monotonic()
     report = verify_artifacts(
-        [artifact.path], data=options.data, sets=options.sets, references=references, thorough=True, progress=progress
-    )
-    (matrix,) = measure_agreement(
-        [artifact],
+        [artifact.path],
         data=options.data,
-        sets=["Set5"],
+        sets=[set_name],
         references=references,
-        tiles=options.tiles,
-        diverging=False,
         thorough=True,
         progress=progress,
     )
+    matrix: AgreementMatrix | None = None
+    if compared:
+        (matrix,) = measure_agreement(
+            [artifact],
+            data=options.data,
+            sets=["Set5"],
+            references=references,
+            tiles=options.tiles,
+            diverging=False,
+            thorough=True,
+            progress=progress,
+        )
     meta = artifact.meta
     rows = []
     for runtime in dict.fromkeys(row.runtime for row in report.rows):
@@ -99,7 +116,7 @@ def measure(
                     }
                     for name, row in scored.items()
                 },
-                "agreement": _agreement(matrix, runtime),
+                "agreement": None if matrix is None else _agreement(matrix, runtime),
                 "seconds": time.monotonic() - start,
             }
         )
@@ -117,9 +134,14 @@ def _agreement(matrix: AgreementMatrix, runtime: str) -> dict[str, Any] | None:
         "reference": reference.name,
         "tiles": len(matrix.tiles),
         "ran_in": None if own is None else own.runner,
-        **{name: getattr(pair, name) for name in ("share_equal", "share_over_1", "max_levels", "mean_levels")},
+        **_levels(pair),
         "photo_max_levels": matrix.photo_max_levels(pair),
+        "pytorch": None if (own_graph := matrix.pair(FAKE_QUANT, QDQ)) is None else _levels(own_graph),
     }
+
+
+def _levels(pair: Agreement) -> dict[str, Any]:
+    return {name: getattr(pair, name) for name in ("share_equal", "share_over_1", "max_levels", "mean_levels")}
 
 
 class _OneConvolution(nn.Module):
@@ -195,10 +217,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _keep(path, options, weights, [], exactness=measure_exactness(progress))
         references = References((), progress=progress)
         for target, scheme in wanted:
-            if options.again or not _has(_kept(path, weights), target, scheme, options.sets):
+            if options.again:
+                _keep(path, options, weights, [], dropped=(target, scheme))
+            for set_name in options.sets:
+                own = [row for row in _kept(path, weights) if (row["target"], row["scheme"]) == (target, scheme)]
+                if own and all(set_name in row["sets"] for row in own):
+                    continue
                 socs = SOCS[scheme] if TARGETS[target].compiles_for_socs else ()
                 artifact = subject.artifact(target, scheme, socs=socs)
-                rows = measure(artifact, options, references, progress)
+                rows = measure(artifact, set_name, options, references, progress, compared=not own)
                 _keep(path, options, weights, rows)
     return 0
 
@@ -211,11 +238,6 @@ def _kept(path: Path, weights: dict[str, str]) -> list[dict[str, Any]]:
     return list(content["rows"]) if content.get("weights") == weights else []
 
 
-def _has(rows: list[dict[str, Any]], target: str, scheme: str, sets: Sequence[str]) -> bool:
-    own = [row for row in rows if (row["target"], row["scheme"]) == (target, scheme)]
-    return bool(own) and all(set(sets) <= set(row["sets"]) for row in own)
-
-
 def _keep(
     path: Path,
     options: argparse.Namespace,
@@ -223,12 +245,23 @@ def _keep(
     fresh: list[dict[str, Any]],
     *,
     exactness: list[dict[str, Any]] | None = None,
+    dropped: tuple[str, str] | None = None,
 ) -> None:
-    """Write the file anew with fresh rows, in the table's order, and what was there before of the same weights."""
+    """Write the file anew with fresh rows, in the table's order, and what was there before of the same weights.
+
+    A fresh row of a target, scheme and runtime that is there already adds its set to it. Rows of the target and scheme
+    ``dropped`` go.
+    """
     if exactness is None and path.exists():
         exactness = json.loads(path.read_text(encoding="utf-8")).get("one_convolution")
-    made = {(row["target"], row["scheme"]) for row in fresh}
-    rows = [row for row in _kept(path, weights) if (row["target"], row["scheme"]) not in made] + fresh
+    rows = [row for row in _kept(path, weights) if (row["target"], row["scheme"]) != dropped]
+    for row in fresh:
+        known = next((old for old in rows if all(old[name] == row[name] for name in _KEY)), None)
+        if known is None:
+            rows.append(row)
+        else:
+            known["sets"] |= row["sets"]
+            known["seconds"] += row["seconds"]
     rows.sort(key=lambda row: ROWS.index((row["target"], row["scheme"])))
     content = {
         "model": options.model,

@@ -342,10 +342,14 @@ def test_artifact_page_gives_the_tolerance_of_the_self_test(artifact_page: str) 
     from converters import self_test
 
     text = " ".join(artifact_page.split())
-    assert f"at most {self_test._MEAN_LEVELS} levels and at most {self_test._FAR_PERCENT:.0f}% of the values" in text
-    assert f"off by more than {self_test._FAR_LEVELS} levels; on another runtime" in text
-    other = f"{self_test._MEAN_LEVELS_OTHER_RUNTIME} levels in the mean and {self_test._FAR_PERCENT:.0f}% off by more"
-    assert f"{other} than {self_test._FAR_LEVELS_OTHER_RUNTIME}." in text
+    same, other, npu = self_test._SAME_RUNTIME, self_test._OTHER_RUNTIME, self_test._OTHER_ARITHMETIC
+    assert f"at most {same.mean_levels} levels and at most {same.far_percent:.0f}% of the values" in text
+    assert f"off by more than {same.far_levels} levels; on another runtime" in text
+    assert f"{other.mean_levels} levels in the mean and {other.far_percent:.0f}% off by more" in text
+    assert f"off by more than {other.far_levels}." in text
+    assert (
+        f"{npu.mean_levels:g} levels in the mean and {npu.far_percent:.0f}% off by more than {npu.far_levels}" in text
+    )
     assert f"fewer than {self_test._LEAST_SPAN_LEVELS} levels" in text
 
 

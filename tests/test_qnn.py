@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from converters.qnn.onnx_file import write_onnx
 from converters.qnn.session import compile_onnx
 from converters.qnn.socs import SOCS
 from converters.runners import accuracy_runtimes, open_runner
-from converters.self_test import check_self_test
+from converters.self_test import check_self_test, open_checked_runner
 from edge_sr.errors import (
     ArtifactError,
     ConfigError,
@@ -320,6 +321,68 @@ def test_the_self_test_is_passed_to_the_bit(artifact: Artifact, child: Child) ->
     result = check_self_test(runner, artifact)
     assert result.recorded_by == result.runtime == runner.name
     assert (result.max_levels, result.mean_levels) == (0, 0.0)
+
+
+def test_each_kind_of_hexagon_has_its_own_record(artifact: Artifact) -> None:
+    record = artifact.meta.self_test
+    assert record is not None
+    (other,) = record.others
+    assert other.startswith("hexagon v68, emulated (QNN ")
+    runner = open_checked_runner(artifact, runtime="hexagon_v68")
+    runner.close()  # type: ignore[attr-defined]
+    altered = bytearray(record.of(other).samples)
+    altered[len(altered) // 2] ^= 1
+    wrong = replace(record, others={other: base64.b64encode(altered).decode()})
+    with pytest.raises(RunnerError, match=r"model_SM8350\.tflite to give the picture .* 1 at most"):
+        open_checked_runner(replace(artifact, meta=replace(artifact.meta, self_test=wrong)), runtime="hexagon_v68")
+    # an artifact for one kind only, asked for the other: near is all that can be asked
+    alone = replace(artifact.meta, self_test=replace(record, others={}))
+    runner = open_checked_runner(replace(artifact, meta=alone), runtime="hexagon_v68")
+    runner.close()  # type: ignore[attr-defined]
+
+
+def test_a_network_that_clips_between_grids_and_computes_in_float_goes_to_the_npu_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sides = {"blocks": 1, "channels": 8, "distilled": 4, "hidden": 8, "attention_dim": 8}
+    floating = create_network("idsa_net", 4, **sides).eval().deployed()  # type: ignore[arg-type, operator]
+    for parameter in floating.parameters():
+        parameter.data *= 2  # so that clippings clip
+    network = prepare(floating, "w8a8")
+    calibrate(network, [torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(1))])
+    network.set_mode(Mode.QUANTIZE)
+    made = export_artifact(
+        network=network,
+        scheme="w8a8",
+        target="qnn",
+        tile=(16, 16),
+        out_dir=tmp_path,
+        checkpoint_sha256="ab" * 32,
+        socs=("SM8750", "SM8350"),
+    )
+    kinds = [node.op_type for node in onnx.load(made.path / "model.onnx").graph.node]
+    assert "Clip" in kinds
+    assert "Softmax" in kinds
+    tile = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for runtime in ("hexagon_v73", "hexagon_v68"):
+        whole = open_runner(made, file="model.onnx", runtime=runtime)
+        assert whole.run(tile).std() > 1
+        whole.close()  # type: ignore[attr-defined]
+        checked = open_checked_runner(made, runtime=runtime)
+        checked.close()  # type: ignore[attr-defined]
+
+
+def test_a_main_file_that_the_npu_does_not_take_whole_is_an_error_of_export(
+    networks: dict[str, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opening(artifact: Artifact, *, runtime: str, file: str | None = None) -> Any:
+        if file == "model.onnx":
+            raise RunnerError("expected Hexagon's emulator to load model.onnx, got nodes left to the CPU")
+        return open_runner(artifact, runtime=runtime, file=file)
+
+    monkeypatch.setattr("converters.self_test.open_runner", opening)
+    with pytest.raises(ConversionError, match=r"expected the exported file to run, got: .* nodes left to the CPU"):
+        export(networks["w8a8"], "w8a8", tmp_path, "SM8750")
+    assert not list(tmp_path.iterdir())
 
 
 def test_opening_and_running_prints_nothing_here(
