@@ -50,8 +50,8 @@ class _Tolerance:
 _SAME_RUNTIME = _Tolerance(mean_levels=0.75, far_levels=2)
 _OTHER_RUNTIME = _Tolerance(mean_levels=1.5, far_levels=6)
 _EXACT = _Tolerance(mean_levels=0.0, far_levels=0, far_percent=0.0)
-# An emulator that rounds otherwise, and a network whose attention makes many levels of one: the bundled idsa_net in v68
-# against v73 differs by 1.84 in the mean, with 5.8% off by more than 6.
+# An emulator that rounds otherwise, and a network that makes many levels of one rounding: the bundled idsa_net in v68
+# differs from v73 by 1.84 in the mean, with 5.8% off by more than 6.
 _OTHER_ARITHMETIC = _Tolerance(mean_levels=4.0, far_levels=6, far_percent=15.0)
 
 

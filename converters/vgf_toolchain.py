@@ -15,13 +15,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from converters.targets import WITHOUT_DEPENDENCIES
+from converters.vulkan import lavapipe, software_vulkan
 from edge_sr.errors import ConversionError, MissingToolError
 
 _ALONE = " ".join(f"{name}=={version}" for name, version in WITHOUT_DEPENDENCIES.items())
 CURE = f"pip install executorch ai-ml-sdk-model-converter; pip install --no-deps {_ALONE}"
+EMULATION_CURE = "pip install ai-ml-sdk-scenario-runner ai-ml-emulation-layer-for-vulkan"
 # What the program was compiled from, beside it.
 TOSA_FILE = "model.tosa"
-_COMPILER_PACKAGE = "model_converter"
 _COMPILER_TIMEOUT_S = 120.0
 # Where ExecuTorch looks for the compiler before it looks on PATH, on which a virtual environment need not be.
 _COMPILER_VARIABLE = "MODEL_CONVERTER_PATH"
@@ -33,12 +34,47 @@ def compiler() -> Path:
     Raises:
         MissingToolError: it is not installed.
     """
-    found = importlib.util.find_spec(_COMPILER_PACKAGE)
-    for folder in (found.submodule_search_locations or []) if found is not None else []:
-        path = Path(folder) / "binaries" / "bin" / "model-converter"
-        if os.access(path, os.X_OK):
-            return path
-    raise MissingToolError(f"compiling VGF needs the package ai-ml-sdk-model-converter, got none; {CURE}")
+    path = _inside("model_converter", "binaries/bin/model-converter")
+    if path is None or not os.access(path, os.X_OK):
+        raise MissingToolError(f"compiling VGF needs the package ai-ml-sdk-model-converter, got none; {CURE}")
+    return path
+
+
+def scenario_runner() -> Path:
+    """The program that runs a VGF through Vulkan.
+
+    Raises:
+        MissingToolError: it is not installed.
+    """
+    path = _inside("scenario_runner", "binaries/bin/scenario-runner")
+    if path is None or not os.access(path, os.X_OK):
+        raise MissingToolError(f"running VGF needs the package ai-ml-sdk-scenario-runner, got none; {EMULATION_CURE}")
+    return path
+
+
+def emulation_environment() -> dict[str, str]:
+    """Variables of a process whose Vulkan has Arm's extensions: lavapipe under Arm's emulation layers.
+
+    Raises:
+        MissingToolError: the layers or lavapipe are not installed.
+    """
+    layers = _inside("emulation_layer", "deploy")
+    if layers is None or not layers.is_dir():
+        raise MissingToolError(
+            f"emulating VGF needs the package ai-ml-emulation-layer-for-vulkan, got none; {EMULATION_CURE}"
+        )
+    return software_vulkan(lavapipe(), libraries=(layers / "lib",)) | {
+        "VK_LAYER_PATH": str(layers / "share" / "vulkan" / "explicit_layer.d"),
+        # The first one is asked first.
+        "VK_INSTANCE_LAYERS": "VK_LAYER_ML_Graph_Emulation:VK_LAYER_ML_Tensor_Emulation",
+    }
+
+
+def _inside(package: str, relative: str) -> Path | None:
+    """Where a file or folder of an installed package is, which is not imported."""
+    found = importlib.util.find_spec(package)
+    folders = (found.submodule_search_locations or []) if found is not None else []
+    return next((path for folder in folders if (path := Path(folder) / relative).exists()), None)
 
 
 @contextmanager

@@ -13,18 +13,17 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from converters.vulkan import lavapipe, software_vulkan, swiftshader
 from edge_sr.errors import MissingToolError, RunnerError
 
 TIMEOUT_S = 600.0
-_CHROMIUM = ("/usr/lib/chromium", "/opt/google/chrome")
-_LAVAPIPE = ("/usr/share/vulkan/icd.d/lvp_icd.json", "/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
 _REFUSED = re.compile(r"^([A-Z][A-Z0-9_]*): (\S.*)$")
 _SHARED = re.compile(r"^(\d+) operations will run on the GPU, and the remaining (\d+) operations will run on the CPU")
 
@@ -65,10 +64,7 @@ def swiftshader_environment() -> dict[str, str]:
     Raises:
         MissingToolError: ai-edge-litert or Chromium is not installed.
     """
-    folder = next((Path(path) for path in _CHROMIUM if (Path(path) / "vk_swiftshader_icd.json").is_file()), None)
-    if folder is None or not (folder / "libvk_swiftshader.so").is_file():
-        raise MissingToolError("the GPU accelerator needs a Vulkan, got no SwiftShader; scripts/install_browser.sh")
-    return _environment(folder / "vk_swiftshader_icd.json", folder)
+    return _environment(swiftshader)
 
 
 def lavapipe_environment() -> dict[str, str]:
@@ -77,25 +73,16 @@ def lavapipe_environment() -> dict[str, str]:
     Raises:
         MissingToolError: ai-edge-litert or lavapipe is not installed.
     """
-    driver = next((Path(path) for path in _LAVAPIPE if Path(path).is_file()), None)
-    if driver is None:
-        raise MissingToolError("float16 on the GPU accelerator needs lavapipe, got none; scripts/install_vulkan.sh")
-    return _environment(driver, None)
+    return _environment(lavapipe)
 
 
-def _environment(driver: Path, loader: Path | None) -> dict[str, str]:
-    if not sys.platform.startswith("linux"):
-        raise MissingToolError(f"the GPU accelerator is asked on Linux, got {sys.platform}; ask it there")
+def _environment(driver: Callable[[], Path]) -> dict[str, str]:
     if find_spec("ai_edge_litert") is None:
         raise MissingToolError("the GPU accelerator needs ai-edge-litert; pip install ai-edge-litert")
-    paths = [str(loader)] if loader is not None else []
-    paths += [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if path]
-    # The first name is the one of loaders before 1.3.207, which read no other.
-    return {
-        "VK_ICD_FILENAMES": str(driver),
-        "VK_DRIVER_FILES": str(driver),
-        "LD_LIBRARY_PATH": os.pathsep.join(paths),
-    }
+    try:
+        return software_vulkan(driver())
+    except MissingToolError as error:
+        raise MissingToolError(f"for the GPU accelerator {error}") from None
 
 
 def compile_here(path: Path) -> tuple[Any | None, GpuAnswer]:

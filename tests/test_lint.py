@@ -34,7 +34,7 @@ from apps.lint.lint_view import STATE_COLOURS, strip_chart
 from apps.lint.partitions import partition
 from apps.lint.reader import read_operators
 from apps.lint.rules import CONFIDENCES, ERROR, FOLKLORE, SEVERITIES, SOURCES, Rule
-from converters import webgpu
+from converters import vulkan, webgpu
 from converters.artifact import Artifact, fingerprint, load_artifact, write_artifact
 from converters.export import export_artifact
 from converters.graphs import file_canonical_sha256
@@ -309,7 +309,7 @@ def test_the_gpu_accelerator_takes_a_chain_of_four_axes_whole(tmp_path: Path, vu
 def test_a_backend_that_cannot_be_asked_here_is_unknown_and_names_the_cure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webgpu, "_CHROMIUM", (str(tmp_path),))
+    monkeypatch.setattr(vulkan, "_CHROMIUM", (str(tmp_path),))
     (row,) = lint_artifacts([float_island(tmp_path)], accelerators=["gpu-delegate"]).forecasts
     assert (row.label, row.partitions, row.macs_share) == (UNKNOWN, None, None)
     assert {op.state for op in row.ops} == {UNSURE}
@@ -482,7 +482,7 @@ def test_strip_shows_every_state_in_its_colour(tmp_path: Path) -> None:
 
 
 def test_defaults_are_all_accelerators_that_read_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webgpu, "_CHROMIUM", (str(tmp_path),))  # it need not be asked for this
+    monkeypatch.setattr(vulkan, "_CHROMIUM", (str(tmp_path),))  # it need not be asked for this
     report: LintReport = lint_artifacts([float_island(tmp_path)])
     assert [row.accelerator for row in report.forecasts] == ["xnnpack", "gpu-delegate", "hexagon"]
     assert set(ACCELERATORS) == {"ane", "xnnpack", "gpu-delegate", "hexagon"}

@@ -27,7 +27,7 @@ from converters.graphs.graph import canonical_sha256
 from converters.graphs.vgf_reader import read_vgf_payload
 from converters.isolation import IsolatedRunner
 from converters.lowering import LoweringJob
-from converters.runners import open_runner
+from converters.runners import accuracy_runtimes, open_runner, vgf_emulation_runner
 from converters.runners.tosa_reference_runner import TosaReferenceRunner
 from converters.self_test import open_checked_runner
 from converters.targets import TARGETS, USUAL_TARGETS
@@ -204,6 +204,43 @@ def test_a_float_program_gives_the_networks_levels_in_8_and_16_bits(
     assert np.abs(runners["fp32"].run_deep(deep).astype(int) - torch_runner.run_deep(deep)).max() <= 2
 
 
+@pytest.fixture
+def emulated() -> None:
+    """Arm's emulation layer on lavapipe; else the test is skipped, and the line says what is missing."""
+    try:
+        vgf_toolchain.scenario_runner()
+        vgf_toolchain.emulation_environment()
+    except MissingToolError as error:
+        pytest.skip(str(error))
+
+
+def test_the_program_itself_gives_the_reference_models_levels_on_vulkan(
+    artifacts: dict[str, Artifact], runners: dict[str, Any], lr: Image, emulated: None
+) -> None:
+    runner = open_runner(artifacts["w8a8"], runtime="vgf_emulation")
+    np.testing.assert_array_equal(runner.run(lr), runners["w8a8"].run(lr))
+    assert runner.name.startswith("vgf emulation layer ")
+    floats = open_runner(artifacts["fp32"], runtime="vgf_emulation")
+    assert np.abs(floats.run(lr).astype(int) - runners["fp32"].run(lr)).max() <= 1
+
+
+def test_a_program_that_vulkan_refuses_is_one_line(
+    artifacts: dict[str, Artifact], lr: Image, emulated: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = read_vgf_payload(artifacts["w8a8"].path / MAIN)
+    for content in (payload[:200], payload[: len(payload) // 2], bytes(reversed(payload))):
+        monkeypatch.setattr(vgf_emulation_runner, "read_vgf_payload", lambda path, content=content: content)
+        with pytest.raises(RunnerError, match=r"expected the emulation layer to run .* got ") as caught:
+            open_runner(artifacts["w8a8"], runtime="vgf_emulation").run(lr)
+        assert one_line(caught.value)
+
+
+def test_the_emulation_is_asked_where_everything_is_compared(artifacts: dict[str, Artifact]) -> None:
+    meta = artifacts["w8a8"].meta
+    assert accuracy_runtimes(meta) == ("tosa_reference",)
+    assert accuracy_runtimes(meta, thorough=True) == ("tosa_reference", "vgf_emulation")
+
+
 def test_the_runner_lives_in_a_process_of_its_own_and_names_the_model(runners: dict[str, Any], lr: Image) -> None:
     assert isinstance(runners["w8a8"], IsolatedRunner)
     assert runners["w8a8"].name.startswith("tosa reference model 20")
@@ -239,9 +276,14 @@ def test_missing_packages_are_named_with_a_cure_that_leaves_the_other_toolchains
     monkeypatch: pytest.MonkeyPatch, artifacts: dict[str, Artifact]
 ) -> None:
     cure = r"pip install --no-deps tosa-tools==\d"
-    monkeypatch.setattr(vgf_toolchain, "_COMPILER_PACKAGE", "no_such_compiler")
+    monkeypatch.setattr(vgf_toolchain, "_inside", lambda package, relative: None)
     with pytest.raises(MissingToolError, match=cure):
         compile_tosa(b"")
+    with pytest.raises(MissingToolError, match="pip install ai-ml-sdk-scenario-runner"):
+        open_runner(artifacts["w8a8"], runtime="vgf_emulation")
+    monkeypatch.setattr(vgf_emulation_runner, "scenario_runner", lambda: Path("scenario-runner"))
+    with pytest.raises(MissingToolError, match="ai-ml-emulation-layer-for-vulkan"):
+        open_runner(artifacts["w8a8"], runtime="vgf_emulation")
     monkeypatch.setitem(sys.modules, "tosa_reference_model", None)
     with pytest.raises(MissingToolError, match=cure):
         TosaReferenceRunner(artifacts["w8a8"])

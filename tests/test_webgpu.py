@@ -10,7 +10,7 @@ import pytest
 from tiny_tflite import TinyModel
 
 from apps.verification.scoring import closing_runner
-from converters import webgpu
+from converters import vulkan, webgpu
 from converters.artifact import Artifact, TensorSpec, fingerprint, load_artifact, write_artifact
 from converters.runners import RUNTIMES, accuracy_runtimes, open_runner
 from converters.runners.webgpu_runner import WebGpuHalfRunner
@@ -72,8 +72,8 @@ def test_a_damaged_file_is_one_line(content: bytes, tmp_path: Path, vulkan: None
 
 
 def test_without_a_vulkan_the_line_names_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webgpu, "_CHROMIUM", (str(tmp_path),))
-    monkeypatch.setattr(webgpu, "_LAVAPIPE", (str(tmp_path / "icd.json"),))
+    monkeypatch.setattr(vulkan, "_CHROMIUM", (str(tmp_path),))
+    monkeypatch.setattr(vulkan, "_LAVAPIPE", (str(tmp_path / "icd.json"),))
     artifact = halving(tmp_path)
     for runtime, script in (("webgpu", "install_browser"), ("webgpu_fp16", "install_vulkan")):
         with pytest.raises(MissingToolError, match=f"scripts/{script}.sh"):

@@ -28,6 +28,7 @@ RUNTIMES: dict[str, Runtime] = {
             runner="webgpu_runner:WebGpuRunner",
             own_process=True,
             slow=True,
+            in_float=True,
             environment="converters.webgpu:swiftshader_environment",
             thorough=True,
         ),
@@ -38,6 +39,7 @@ RUNTIMES: dict[str, Runtime] = {
             runner="webgpu_runner:WebGpuHalfRunner",
             own_process=True,
             slow=True,
+            in_float=True,
             environment="converters.webgpu:lavapipe_environment",
             thorough=True,
         ),
@@ -85,6 +87,15 @@ RUNTIMES: dict[str, Runtime] = {
             own_rounding=True,
             timeout_s=1200.0,
         ),
+        Runtime(
+            name="vgf_emulation",
+            target="vgf",
+            title="Arm VGF, emulated on Vulkan",
+            runner="vgf_emulation_runner:VgfEmulationRunner",
+            slow=True,
+            thorough=True,
+            own_rounding=True,
+        ),
     )
 }
 
@@ -115,8 +126,8 @@ def accuracy_runtimes(meta: ArtifactMeta, *, thorough: bool = False) -> tuple[st
     Raises:
         ConfigError: there is no such target.
     """
-    wanted = thorough and meta.is_float
-    runtimes = [name for name in runtimes_of(meta.target) if wanted or not RUNTIMES[name].thorough]
+    runtimes = [name for name in runtimes_of(meta.target) if thorough or not RUNTIMES[name].thorough]
+    runtimes = [name for name in runtimes if meta.is_float or not RUNTIMES[name].in_float]
     if meta.target == "qnn":
         own = _emulators(meta).values()
         return tuple(dict.fromkeys([*own, *runtimes] if thorough or not own else own))

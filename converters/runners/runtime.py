@@ -20,6 +20,7 @@ class Runtime:
             when the process starts.
         slow: whether a tile takes it seconds: what asks for many of them then asks for fewer.
         thorough: whether it is too slow to run unless everything is to be compared.
+        in_float: whether it computes float artifacts in their own arithmetic and others in float too, as GPUs do.
         own_rounding: whether it rounds otherwise than XNNPACK, whose rounding the fake-quantized networks have.
         stand_in: whether it is this project's own; what it cannot do says nothing about the file.
         exact: whether a version of it gives the same whole numbers on every computer: a quantized file that gives one
@@ -36,6 +37,7 @@ class Runtime:
     slow: bool = False
     thorough: bool = False
     environment: str = ""
+    in_float: bool = False
     own_rounding: bool = False
     stand_in: bool = False
     exact: bool = False
