@@ -14,7 +14,7 @@ from converters.artifact import Artifact, ArtifactMeta, artifact_name, fingerpri
 from converters.lowering import LoweringJob
 from converters.self_test import record_self_test
 from converters.targets import get_target
-from edge_sr.atomic import scratch_folder
+from edge_sr.atomic import made_folder, scratch_folder
 from edge_sr.errors import ConfigError
 from edge_sr.sizes import format_size
 
@@ -71,8 +71,7 @@ def export_artifact(
     refuse_existing(path, overwrite=overwrite)
     if out_dir.exists() and not out_dir.is_dir():
         raise ConfigError(f"expected a folder at {out_dir}, got a file; choose another output folder")
-    out_dir.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(out_dir) as work_dir:
+    with made_folder(out_dir), scratch_folder(out_dir) as work_dir:
         lowered = lowering.lower(
             LoweringJob(
                 network=network,

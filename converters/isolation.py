@@ -220,7 +220,10 @@ class Child:
         said = _last_line(self._stderr)
         self.close()
         last = f" after {said!r}" if said else ""
-        return f"expected {self.what} to run, got {_exit_name(code)} in its process{last}; export the artifact again"
+        cure = "export the artifact again"
+        if code == -signal.SIGKILL:
+            cure = "something ended it, for lack of memory perhaps: try again, or export smaller tiles"
+        return f"expected {self.what} to run, got {_exit_name(code)} in its process{last}; {cure}"
 
 
 def send(stream: IO[bytes], fields: Mapping[str, Any], data: bytes = b"") -> None:

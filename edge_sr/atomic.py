@@ -66,6 +66,20 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
             os.close(descriptor)
 
 
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Make a folder with its parents where they are missing; what was made and is empty goes where the block fails."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # somebody put something there
+                folder.rmdir()
+        raise
+
+
 def try_writing(folder: Path, name: str = "file") -> None:
     """Write a file on trial and remove it: permissions do not tell of read-only disks, full ones, quotas or long names.
 

@@ -14,7 +14,7 @@ import pytest
 from processes import process
 
 from edge_sr import atomic_folder
-from edge_sr.atomic import ASIDE, atomic_path, folder_lock, scratch_folder
+from edge_sr.atomic import ASIDE, atomic_path, folder_lock, made_folder, scratch_folder
 from edge_sr.atomic_folder import place_folder, place_new_folder
 
 
@@ -302,3 +302,23 @@ def test_a_lock_is_of_the_folder_that_has_the_name_now(tmp_path: Path) -> None:
     assert names(target) == ["content"], "a lock leaves nothing"
     with pytest.raises(FileNotFoundError), folder_lock(tmp_path / "nowhere"):
         pytest.fail("there is nothing to lock")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_folder_made_for_work_that_failed_goes_unless_something_is_in_it(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    with pytest.raises(error), made_folder(tmp_path / "new" / "deep"):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name in ("old", "empty"):
+        with pytest.raises(error), made_folder(tmp_path / name):
+            raise error
+    assert names(tmp_path) == ["empty", "old"]
+    assert names(tmp_path / "old") == ["file"]
+    with made_folder(tmp_path / "whole"):
+        pass
+    assert (tmp_path / "whole").is_dir()

@@ -165,6 +165,8 @@ def test_toolchain_that_stops_halfway_leaves_nothing(
     toolchain.lower = stop  # type: ignore[attr-defined]
     with pytest.raises(type(error)):
         export(tmp_path)
+    with pytest.raises(type(error)):
+        export(tmp_path / "made" / "for" / "it")
     assert list(tmp_path.iterdir()) == []
 
 
