@@ -32,7 +32,7 @@ _TOSA_INT8 = AgreementLimits(max_levels=4, share_equal=0.97)
 
 # A network may magnify one rounding to many levels: in the bundled idsa_net what falls to the other side of an edge in
 # an early layer grows from block to block, and its quantize/dequantize graph gives 43% of the levels of the
-# fake-quantized network, both in PyTorch. No runtime can be nearer; in the mean it may be this many times as far.
+# fake-quantized network, both in PyTorch. A runtime is asked for no more then, in the mean within this many times that.
 MAGNIFIED = 1.5
 
 
