@@ -14,6 +14,7 @@ from apps.verification.overlap_choice import OverlapChoice, choose_overlap
 from apps.weights import Weights, resolve_weights
 from converters.artifact import Artifact, artifact_name, refuse_existing
 from converters.export import check_tile, export_artifact
+from converters.qnn.socs import socs_for
 from converters.targets import BACKENDS, USUAL_TARGETS, get_target
 from edge_sr.choices import expect_choice
 from edge_sr.errors import ConfigError, ConversionError, EdgeSRError, MissingToolError
@@ -118,6 +119,9 @@ def export_artifacts(
             f"expected a target that compiles for a SoC, got {named} with {socs[0]}; add --target qnn, or drop --soc"
         )
     jobs = _plan(schemes, USUAL_TARGETS if targets is None else targets)
+    for scheme, target in jobs:
+        if target == "qnn":
+            socs_for(socs, scheme)
     weights: dict[str, Weights] = {}
     for scheme, target in jobs:
         name = artifact_name(model=model, scale=scale, scheme=scheme, target=target, tile=tile)

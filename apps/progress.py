@@ -20,6 +20,8 @@ from edge_sr.foreign_text import visible
 
 # A log file gets a line when a piece of work ends, and one as often as this while it goes on.
 _LOG_SECONDS = 30.0
+# Terminals from this width on have room for a long bar; columns of a spinner, counts, two times and what is between.
+_WIDE, _FIGURES = 120, 34
 
 
 class Progress(Protocol):
@@ -81,24 +83,37 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
     )
     from rich.progress import Progress as Bars
 
+    console = Console(file=stream)
+    # In a narrow terminal names and details give way: how far it is and how long it takes stay whole.
+    bar = 10 if console.width < _WIDE else 40
+    room = max(console.width - bar - _FIGURES, 12)
     columns = (
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=bar),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}", style="dim", markup=False),
     )
-    with Bars(*columns, console=Console(file=stream)) as bars:
+    with Bars(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
+        longest = 0
 
         def report(what: str, done: float, total: int, detail: str = "") -> None:
+            nonlocal longest
             if what not in tasks:
-                tasks[what] = bars.add_task(visible(what), total=total, detail=visible(detail))
-            bars.update(tasks[what], completed=done, total=total, detail=visible(detail))
+                name = _shortened(visible(what), room)
+                longest = max(longest, len(name))
+                tasks[what] = bars.add_task(name, total=total, detail="")
+            bars.update(tasks[what], completed=done, total=total, detail=_shortened(visible(detail), room - longest))
 
         yield report
+
+
+def _shortened(text: str, width: int) -> str:
+    """As much of a text as fits, with a sign that something is missing; nothing where only the sign would fit."""
+    return text if len(text) <= width else f"{text[: width - 1]}…" if width > 1 else ""
 
 
 def _duration(seconds: float) -> str:

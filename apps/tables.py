@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from apps.formatting import format_bytes, format_db, format_drop, format_ops, format_timing
 from apps.profiling.sampled import NOISY_IQR_PERCENT
 from apps.terminal import add_row, console, new_table, say, show, styled
+from converters.runners import RUNTIMES
 from converters.targets import TARGETS
 from quantization.schemes import SCHEMES
 
@@ -50,15 +51,16 @@ def print_export(report: ExportReport) -> None:
 
 def print_verify(report: VerifyReport) -> None:
     """PSNR and SSIM per artifact and set, the image of the lowest PSNR, and the drop split in two."""
+    several = any(row.runtime != row.target for row in report.rows)
     table = new_table(
-        *("artifact", "set", "images", "float, whole", "float, tiled", "PSNR-Y", "SSIM", "drop", "= tiling"),
-        *("+ quant.", "lowest image"),
-        right=range(3, 10),
+        *("artifact", *(("runs in",) if several else ()), "set", "images", "float, whole", "float, tiled", "PSNR-Y"),
+        *("SSIM", "drop", "= tiling", "+ quant.", "lowest image"),
+        right=range(3 + several, 10 + several),
         names=(0,),
-        prose=(10,),
+        prose=(10 + several,),
     )
     for row in report.rows:
-        cells = [row.label, row.set_name, row.counted]
+        cells = [row.artifact_path.name, *([RUNTIMES[row.runtime].title] if several else []), row.set_name, row.counted]
         cells += [format_db(row.float_whole.psnr_y_db), format_db(row.float_tiled.psnr_y_db)]
         if row.artifact is None:
             cells += ["–", "–", "–", format_drop(row.tiling_drop_db), "–", row.reason or ""]

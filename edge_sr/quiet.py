@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 
 @contextmanager
@@ -22,9 +22,11 @@ def quiet_native() -> Iterator[None]:
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, 2)
         os.close(sink)
-        with warnings.catch_warnings():
+        # Where a progress bar has put itself in the place of sys.stderr, Python's own lines would go round the sink.
+        with redirect_stderr(sys.__stderr__ or sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+            sys.stderr.flush()
     finally:
         sys.stderr.flush()
         os.dup2(saved, 2)

@@ -24,6 +24,7 @@ from typing import Any
 
 import jinja2
 
+from apps.formatting import format_drop
 from apps.scripting import run_script
 from converters.targets import TARGETS
 from edge_sr.atomic import atomic_path
@@ -105,7 +106,7 @@ def render(text: str, facts: Mapping[str, Any], *, templates: Path = TEMPLATES) 
     environment.filters["earlier"] = lambda sha256: earlier(sha256, facts)
     environment.filters["processor"] = processor
     environment.filters["trained_on"] = trained_on
-    environment.filters["drop"] = lambda value: "–" if value is None else f"{float(value):+.3f}"
+    environment.filters["drop"] = format_drop
     environment.filters["kib"] = lambda size_bytes: "–" if size_bytes is None else f"{size_bytes / 1024:.0f} KiB"
 
     def table(match: re.Match[str]) -> str:

@@ -353,6 +353,13 @@ def test_artifact_page_gives_the_tolerance_of_the_self_test(artifact_page: str) 
     assert f"fewer than {self_test._LEAST_SPAN_LEVELS} levels" in text
 
 
+def test_npu_page_names_every_chip() -> None:
+    from converters.qnn.socs import SOCS
+
+    text = (ROOT / "docs" / "npu.md").read_text(encoding="utf-8")
+    assert {name for name in SOCS if name not in text} == set()
+
+
 def test_licence_is_apache_2_whole() -> None:
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in text

@@ -15,6 +15,7 @@ from damage import ReusedRunner
 from numpy.typing import NDArray
 from torch import nn
 
+from apps.exporting import export_artifacts
 from converters.ahead_of_time import compile_ahead, compiled_delegation, read_bytecode
 from converters.artifact import Artifact, load_artifact, with_main_file
 from converters.export import export_artifact
@@ -403,6 +404,14 @@ def test_a_file_for_the_other_kind_is_refused(artifact: Artifact, child: Child) 
         assert one_line(caught.value)
 
 
+def test_a_chip_that_cannot_do_the_scheme_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has fp16, got SM8350 \(Hexagon v68\); leave it out, or export w8a8$"):
+        export_artifacts(schemes=("fp16",), targets=("qnn",), socs=("SM8750", "SM8350"), out_dir=tmp_path)
+    with pytest.raises(ConfigError, match="SM9999"):
+        export_artifacts(targets=("qnn",), socs=("SM9999",), out_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_targets_runtime_and_an_unknown_file_are_refused(artifact: Artifact) -> None:
     with pytest.raises(ConfigError, match="runtime for qnn must be one of hexagon_v73, hexagon_v68, got 'tflite'"):
         open_runner(artifact, runtime="tflite")
@@ -515,7 +524,7 @@ def test_the_table_of_snapdragons_is_that_of_litert() -> None:
 def test_what_a_snapdragon_cannot_do_is_refused_before_anything_is_made(
     networks: dict[str, nn.Module], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConversionError, match=r"expected an NPU that has fp16, got SM8350 \(Hexagon v68\)") as caught:
+    with pytest.raises(ConfigError, match=r"expected an NPU that has fp16, got SM8350 \(Hexagon v68\)") as caught:
         export(networks["fp16"], "fp16", tmp_path, "SM8750", "SM8350")
     assert one_line(caught.value)
     with pytest.raises(ConfigError, match=r"SoC of Qualcomm must be one of SM8350, .*, got 'SM9999'") as unknown:

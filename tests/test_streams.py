@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import re
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
 
+import apps.progress
 from apps.progress import LogLines
+from edge_sr.quiet import quiet_native
 
 # What a command does: results are printed, a line on stderr, and a file is written last.
 _COMMAND = """
@@ -92,3 +97,27 @@ def test_the_time_left_is_reckoned_from_what_was_done_since_the_first_report(mon
         "run: 510/1000 (93 s, 76 min left)",
         "run: 1000/1000 (300 s)",
     ]
+
+
+def test_what_is_quiet_is_quiet_under_a_progress_bar_too(capfd: pytest.CaptureFixture[str]) -> None:
+    bar = io.StringIO()  # as a bar puts itself in the place of sys.stderr
+    with redirect_stderr(bar):
+        with quiet_native():
+            logging.getLogger("toolchain").warning("noise of Python")
+            os.write(2, b"noise of C++")
+        print("a line", file=sys.stderr)
+    assert bar.getvalue() == "a line\n"
+    assert "noise" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_counts_and_times_of_a_bar_stay_whole_in_a_narrow_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    with apps.progress._bars(stream) as report:
+        report("Hexagon v73+, emulated: idsa_net_mobile_x4_w8a8_qnn_64x64 on samples", 2.5, 5, "a detail " * 9)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+    (line, *_) = [text for text in re.split(r"[\r\n]+", shown) if "2/5" in text]
+    assert re.search(r"Hexagon v73\+, .*… .* 2/5 0:00:00 -:--:-- *$", line), line
+    assert len(line) <= width

@@ -120,7 +120,7 @@ def _verify_one(
     progress: Progress,
 ) -> list[VerifyRow]:
     meta, path = artifact.meta, artifact.path
-    what = path.name if runtime == meta.target else f"{path.name} ({RUNTIMES[runtime].title})"
+    what = path.name if runtime == meta.target else f"{RUNTIMES[runtime].title}: {path.name}"
     scores: list[SetScore | None] = [None] * len(image_sets)
     reason: str | None = None
     try:

@@ -96,6 +96,7 @@ def choose_overlap(network: nn.Module, tile: tuple[int, int], *, progress: Progr
         progress("choose overlap", len(tried), len(candidates))
         if tried[-1][1] > INVISIBLE_LEVELS:
             break
+    progress("choose overlap", len(candidates), len(candidates))
     shown = tried[-1] if tried[-1][1] > INVISIBLE_LEVELS and len(tried) > 1 else None
     overlap, levels = tried[-2] if shown is not None else tried[-1]
     note = ""
@@ -127,6 +128,7 @@ def _never_exact(network: nn.Module, tile: tuple[int, int], layers: Sequence[str
         progress("choose overlap", len(tried), len(candidates))
         if tried[-1][1] <= INVISIBLE_LEVELS:
             break
+    progress("choose overlap", len(candidates), len(candidates))
     best = min(levels for _, levels in tried)
     wanted = INVISIBLE_LEVELS if best <= INVISIBLE_LEVELS else best + 1
     index = next(index for index, (_, levels) in enumerate(tried) if levels <= wanted)

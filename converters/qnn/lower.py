@@ -16,10 +16,9 @@ from converters.graphs import file_canonical_sha256
 from converters.isolation import run_in_child
 from converters.lowering import Lowered, LoweringJob
 from converters.qnn.onnx_file import INPUT, OUTPUT, write_onnx
-from converters.qnn.socs import DEFAULT_SOC, Soc, get_soc
+from converters.qnn.socs import Soc, socs_for
 from converters.qnn.toolchain import compiler_libraries, emulator_environment, tool_versions
 from edge_sr.atomic import scratch_folder
-from edge_sr.errors import ConversionError
 
 MAIN_FILE = "model.onnx"
 COMPILE_TIMEOUT_S = 1200.0
@@ -35,14 +34,11 @@ def lower(job: LoweringJob) -> Lowered:
     """Write ``model.onnx`` and ``model_SOC.tflite`` (w8a16: ``model_SOC.onnx``) for each of ``job.socs``.
 
     Raises:
-        ConfigError: there is no such SoC.
+        ConfigError: there is no such SoC, or its NPU cannot do the scheme.
         MissingToolError: a package is not installed.
-        ConversionError: a tool refused the network, or the NPU cannot do the scheme.
+        ConversionError: a tool refused the network.
     """
-    socs = [get_soc(name) for name in dict.fromkeys(job.socs or (DEFAULT_SOC,))]
-    for soc in socs:
-        if job.scheme == "fp16" and not soc.has_half_floats:
-            raise ConversionError(f"expected an NPU that has fp16, got {soc.name} (Hexagon {soc.architecture})")
+    socs = socs_for(job.socs, job.scheme)
     versions = tool_versions()
     main = job.work_dir / MAIN_FILE
     write_onnx(job, main)

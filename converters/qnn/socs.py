@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from converters.artifact_meta import Compiled
 from edge_sr.choices import expect_choice
-from edge_sr.errors import ArtifactError
+from edge_sr.errors import ArtifactError, ConfigError
 
 Arithmetic = Literal["v68", "v73"]
 
@@ -64,6 +65,22 @@ def get_soc(name: str) -> Soc:
     """The system on a chip called ``name``; ConfigError names those that exist."""
     expect_choice("SoC of Qualcomm", name, SOCS)
     return SOCS[name]
+
+
+def socs_for(names: Sequence[str], scheme: str) -> list[Soc]:
+    """The systems on a chip called so, each once; the default one where none is named.
+
+    Raises:
+        ConfigError: there is no such one, or its NPU cannot do the scheme.
+    """
+    socs = [get_soc(name) for name in dict.fromkeys(names or (DEFAULT_SOC,))]
+    for soc in socs:
+        if scheme == "fp16" and not soc.has_half_floats:
+            raise ConfigError(
+                f"expected an NPU that has fp16, got {soc.name} (Hexagon {soc.architecture}); "
+                "leave it out, or export w8a8"
+            )
+    return socs
 
 
 def soc_of(compiled: Compiled, file: str) -> Soc:
