@@ -408,7 +408,7 @@ def test_statistics_table_says_what_has_no_figure_and_why() -> None:
     }
     text = _render("statistics", {"statistics_x4": result})
     frozen, image = measure_statistics.OPTIONS["frozen"], measure_statistics.OPTIONS["image"]
-    assert f"| {frozen} | Set5 | 30.50 | 64x64 | +0.000 | +0.250 | +0.250 | +0.312 | +0.750 |" in text
+    assert f"| {frozen} | Set5 | 30.50 | 64x64 | 0.000 | +0.250 | +0.250 | +0.312 | +0.750 |" in text
     assert f"| {image} | Set5 | 31.00 | 64x64 | +0.750 | – | – | – | – |" in text
     assert f"Statistics {image} cannot be quantized: no such arithmetic." in text
     assert f"| {image} | fp32 64x64 | 3 | 2 MEAN, 1 SUM | one; two |" in text
