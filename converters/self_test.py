@@ -184,7 +184,8 @@ def _check_result(sr: Image, runner: Runner, artifact: Artifact) -> SelfTestResu
     # A later release may draw another tile, whose record this one cannot compare.
     if record is None or record.pattern != PATTERN:
         return SelfTestResult(runtime=runner.name, recorded_by=None)
-    record = record.of(runner.name)
+    kind = _kind(runner.name)
+    record = record.of(next((name for name in record.others if _kind(name) == kind), record.runtime))
     samples = _samples(sr, record.stride)
     if samples.nbytes != len(record.samples):
         raise RunnerError(
@@ -233,9 +234,12 @@ def _compare(samples: Image, record: SelfTest, runtime: str, artifact: Artifact)
 
 
 def _tolerance(meta: ArtifactMeta, runtime: str, recorded: str) -> _Tolerance:
-    if _is_exact(meta):
-        return _EXACT if runtime == recorded else _OTHER_ARITHMETIC
-    return _SAME_RUNTIME if _kind(runtime) == _kind(recorded) else _OTHER_RUNTIME
+    exact = _is_exact(meta)
+    if exact and runtime == recorded:
+        return _EXACT
+    if _kind(runtime) == _kind(recorded):
+        return _SAME_RUNTIME
+    return _OTHER_ARITHMETIC if exact else _OTHER_RUNTIME
 
 
 def _is_exact(meta: ArtifactMeta) -> bool:

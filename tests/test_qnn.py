@@ -336,6 +336,12 @@ def test_each_kind_of_hexagon_has_its_own_record(artifact: Artifact) -> None:
     wrong = replace(record, others={other: base64.b64encode(altered).decode()})
     with pytest.raises(RunnerError, match=r"model_SM8350\.tflite to give the picture .* 1 at most"):
         open_checked_runner(replace(artifact, meta=replace(artifact.meta, self_test=wrong)), runtime="hexagon_v68")
+    # the record of another version of the libraries is still that of its own kind, and no longer exact
+    renamed = {other.replace("QNN 2.", "QNN 1."): record.others[other]}
+    older = replace(artifact, meta=replace(artifact.meta, self_test=replace(record, others=renamed)))
+    runner = open_runner(artifact, runtime="hexagon_v68")
+    assert check_self_test(runner, older).recorded_by == next(iter(renamed))
+    runner.close()  # type: ignore[attr-defined]
     # an artifact for one kind only, asked for the other: near is all that can be asked
     alone = replace(artifact.meta, self_test=replace(record, others={}))
     runner = open_checked_runner(replace(artifact, meta=alone), runtime="hexagon_v68")
