@@ -103,17 +103,14 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
         def report(what: str, done: float, total: int, detail: str = "") -> None:
             nonlocal longest
             if what not in tasks:
-                name = _shortened(visible(what), room)
+                name = visible(what, limit=room)
                 longest = max(longest, len(name))
                 tasks[what] = bars.add_task(name, total=total, detail="")
-            bars.update(tasks[what], completed=done, total=total, detail=_shortened(visible(detail), room - longest))
+            left = room - longest
+            shown = visible(detail, limit=left) if left > 1 else ""
+            bars.update(tasks[what], completed=done, total=total, detail=shown)
 
         yield report
-
-
-def _shortened(text: str, width: int) -> str:
-    """As much of a text as fits, with a sign that something is missing; nothing where only the sign would fit."""
-    return text if len(text) <= width else f"{text[: width - 1]}…" if width > 1 else ""
 
 
 def _duration(seconds: float) -> str:

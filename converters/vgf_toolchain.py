@@ -34,10 +34,7 @@ def compiler() -> Path:
     Raises:
         MissingToolError: it is not installed.
     """
-    path = _inside("model_converter", "binaries/bin/model-converter")
-    if path is None or not os.access(path, os.X_OK):
-        raise MissingToolError(f"compiling VGF needs the package ai-ml-sdk-model-converter, got none; {CURE}")
-    return path
+    return _program("model-converter", f"compiling VGF needs the package ai-ml-sdk-model-converter, got none; {CURE}")
 
 
 def scenario_runner() -> Path:
@@ -46,10 +43,8 @@ def scenario_runner() -> Path:
     Raises:
         MissingToolError: it is not installed.
     """
-    path = _inside("scenario_runner", "binaries/bin/scenario-runner")
-    if path is None or not os.access(path, os.X_OK):
-        raise MissingToolError(f"running VGF needs the package ai-ml-sdk-scenario-runner, got none; {EMULATION_CURE}")
-    return path
+    missing = f"running VGF needs the package ai-ml-sdk-scenario-runner, got none; {EMULATION_CURE}"
+    return _program("scenario-runner", missing)
 
 
 def emulation_environment() -> dict[str, str]:
@@ -68,6 +63,14 @@ def emulation_environment() -> dict[str, str]:
         # The first one is asked first.
         "VK_INSTANCE_LAYERS": "VK_LAYER_ML_Graph_Emulation:VK_LAYER_ML_Tensor_Emulation",
     }
+
+
+def _program(name: str, missing: str) -> Path:
+    """The program that a package of Arm's brings under its own name; MissingToolError with the line ``missing``."""
+    path = _inside(name.replace("-", "_"), f"binaries/bin/{name}")
+    if path is None or not os.access(path, os.X_OK):
+        raise MissingToolError(missing)
+    return path
 
 
 def _inside(package: str, relative: str) -> Path | None:

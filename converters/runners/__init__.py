@@ -21,27 +21,22 @@ RUNTIMES: dict[str, Runtime] = {
     runtime.name: runtime
     for runtime in (
         Runtime(name="tflite", target="tflite", title="TFLite", runner="tflite_runner:TFLiteRunner"),
-        Runtime(
-            name="webgpu",
-            target="tflite",
-            title="WebGPU (SwiftShader, fp32)",
-            runner="webgpu_runner:WebGpuRunner",
-            own_process=True,
-            slow=True,
-            in_float=True,
-            environment="converters.webgpu:swiftshader_environment",
-            thorough=True,
-        ),
-        Runtime(
-            name="webgpu_fp16",
-            target="tflite",
-            title="WebGPU (lavapipe, fp16)",
-            runner="webgpu_runner:WebGpuHalfRunner",
-            own_process=True,
-            slow=True,
-            in_float=True,
-            environment="converters.webgpu:lavapipe_environment",
-            thorough=True,
+        *(
+            Runtime(
+                name=name,
+                target="tflite",
+                title=f"WebGPU ({driver})",
+                runner=f"webgpu_runner:{runner}",
+                own_process=True,
+                slow=True,
+                thorough=True,
+                in_float=True,
+                environment=f"converters.webgpu:{environment}",
+            )
+            for name, driver, runner, environment in (
+                ("webgpu", "SwiftShader, fp32", "WebGpuRunner", "swiftshader_environment"),
+                ("webgpu_fp16", "lavapipe, fp16", "WebGpuHalfRunner", "lavapipe_environment"),
+            )
         ),
         Runtime(
             name="executorch", target="executorch", title="ExecuTorch", runner="executorch_runner:ExecuTorchRunner"

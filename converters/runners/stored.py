@@ -1,4 +1,4 @@
-"""A tile's pixels as a model file stores them, and back: what every runner of pictures in NHWC does alike."""
+"""A tile's pixels as a model file stores them, and back: what runners do alike, in either layout."""
 
 from __future__ import annotations
 
